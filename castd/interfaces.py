@@ -575,7 +575,7 @@ class Near(NamedTuple):
 
     @ivar kind: in what it differs: C{case}; C{prefix}, by its leading directories; C{network}, it is for other clients.
     @ivar name: the name to ask for.
-    @ivar source: C{file:line} of its source in the service file; C{""}: L{SourceChain<castd.files.content.SourceChain>}
+    @ivar source: C{file:line} of its source in the service file; C{""}: L{SourceChain<castd.files.chains.SourceChain>}
         adds it.
     """
 

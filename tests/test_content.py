@@ -29,7 +29,8 @@ from zope.interface.verify import verifyObject
 
 from castd.errors import Busy, ContentChanged, Forbidden, NotFound, Refused, Unsupported
 from castd.files import athand
-from castd.files.content import HEAD, Directory, DirectoryOptions, SourceChain
+from castd.files.chains import SourceChain
+from castd.files.content import HEAD, Directory, DirectoryOptions
 from castd.files.root import MOST_WALKS, _LinkWalk
 from castd.files.spelling import Spellings
 from castd.interfaces import IContent, IContentSource

@@ -23,7 +23,8 @@ from castd.packets import slam
 from castd.server.listener import Listener
 from castd.service.admin import CONNECTION_TIMEOUT
 from castd.service.build import ServiceFileRead
-from castd.service.service import REREAD_TIMEOUT, kinds
+from castd.service.rereads import REREAD_TIMEOUT
+from castd.service.service import kinds
 from castd.testing import Network, RecordingClient
 from castd.upgrade.handover import Handover
 from tests.support.descriptors import Descriptors

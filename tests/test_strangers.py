@@ -468,7 +468,7 @@ def test_timeForReceivers(through: bool) -> None:
     comes beyond is dropped unread, and receivers and neighbours are served.
     """
     with wild(options={"singlePort": through}) as stage:
-        stage.listener._time = Costly()
+        stage.listener._shedding.time = Costly()
         reader, _, there = stage.ask(rrq("large", blksize=1000))
         ackedTo(reader, 0, there)
         for number in range(6):
@@ -487,7 +487,7 @@ def test_timeForReceivers(through: bool) -> None:
 def test_whatIsDroppedIsTold() -> None:
     """How many requests were dropped unread is told to the last one, a second later at the most; then all is quiet."""
     with wild(options={"singlePort": True}) as stage:
-        stage.listener._time = Costly()
+        stage.listener._shedding.time = Costly()
         reader, _, there = stage.ask(rrq("large", blksize=1000))
         ackedTo(reader, 0, there)
         flooded(stage, 0.5, 1000, rrq("none"))

@@ -23,8 +23,8 @@ from zope.interface.verify import verifyObject
 
 from castd.errors import Busy, Exists, Forbidden, Full, NotFound, Refused, Unanswered
 from castd.files import file_upload, partial, space
+from castd.files.chains import SinkChain
 from castd.files.content import DirectoryOptions
-from castd.files.directory import SinkChain
 from castd.files.file_upload import MOST_UNWRITTEN, SILENT_FOR, WRITE_AT_ONCE
 from castd.files.threads import MOST_AWAITED, DiskThreads
 from castd.files.upload_options import UploadDirectoryOptions

@@ -21,8 +21,7 @@ from castd.files.names import printable
 from castd.migrate.draft import Draft, ImportNote, OldMachine
 from castd.migrate.readers import ALIASES, READERS, readConfiguration
 from castd.migrate.writer import write
-from castd.net.devices import addresses
-from castd.net.sockets import Interfaces
+from castd.net.devices import Interfaces, addresses
 
 #: Exit status: there is a service file, and some of the configuration is not in it.
 INCOMPLETE = 3

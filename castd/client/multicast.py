@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IMulticastTransport, IReactorMulticast
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.udp import Port
 
-from castd.net import sockets
+from castd.net import devices, sockets
 from castd.request import Peer
 
 #: The most octets in a datagram.
@@ -35,7 +35,7 @@ def _addressTowards(port: object, server: str) -> str:
     Return the address of this machine that sends to this server; the server's groups are joined at its interface, since
     a machine may have several networks. C{""}: the system chooses; a port in memory has no socket.
     """
-    return sockets.addressTowards(server) if isinstance(port, Port) else ""
+    return devices.addressTowards(server) if isinstance(port, Port) else ""
 
 
 class MulticastPort(DatagramProtocol):

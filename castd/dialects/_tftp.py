@@ -8,7 +8,7 @@ Inside castd blocks count from 0, so TFTP's block n is number n - 1 here, and AC
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import IPv4Network, IPv6Network
 from typing import Protocol, TypeVar, runtime_checkable
 
 from pydantic import Field
@@ -16,7 +16,7 @@ from pydantic import Field
 from castd import outcomes
 from castd.cast.events import Leave, NewRequest, PeerState, RequestBlocks
 from castd.errors import Refused, UnknownPeer, Unsupported
-from castd.networks import isWithin
+from castd.networks import Networks, isWithin
 from castd.options import AnyNetwork, Clients, Settings
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
@@ -50,12 +50,6 @@ def readRequest(datagram: bytes, peer: Peer, local: Local) -> Request | None:
 def refuse(error: Refused) -> bytes:
     """Return the ERROR with the code and text of a refusal."""
     return tftp.buildError(error.code, error.text)
-
-
-def within(host: str, networks: Iterable[IPv4Network | IPv6Network]) -> bool:
-    """Return whether an address lies in one of these networks."""
-    address = ip_address(host.partition("%")[0])
-    return any(address in network for network in networks)
 
 
 def unfragmented(local: Local, header: int = 4) -> int:
@@ -99,7 +93,7 @@ def cappedBlksize(host: str, largest: int, caps: Iterable[BlockCap]) -> int:
 
 def capsFor(host: str, caps: Iterable[AnyCap]) -> Iterator[tuple[int, AnyCap]]:
     """Return the caps that are for this client, each with its number in the service file."""
-    return ((number, cap) for number, cap in enumerate(caps) if within(host, cap.clients))
+    return ((number, cap) for number, cap in enumerate(caps) if host in Networks(cap.clients))
 
 
 def blksizeBounds(

@@ -31,6 +31,7 @@ from castd.errors import Declined, Forbidden, NotFound, Refused, Unsupported
 from castd.files import names
 from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IDialect, IEqualHeadersWire, ITransferHalf, IWire
+from castd.networks import Networks
 from castd.options import BootPath, Clients, Duration, HostPort, ListenOptions, Port, WrongEntries, groupEndpoint
 from castd.packets import tftp
 from castd.request import Local, Peer, Request, hostPort
@@ -281,7 +282,7 @@ class Dialect:
             raise NotFound(why=f"{names.printable(request.name)} is none of the files of this port")
         allowed = local.networks if self.options.clients is None else self.options.clients
         # Where the networks of the interface are not known, the access rules decide.
-        if allowed and not _tftp.within(peer[0], allowed):
+        if allowed and peer[0] not in Networks(allowed):
             raise Forbidden(why=f"{peer[0]} is in none of the networks that are answered")
         return Request(peer, local, request.name)
 

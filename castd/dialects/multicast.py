@@ -23,6 +23,7 @@ from castd.interfaces import (
     INegotiatingWire,
     IWire,
 )
+from castd.networks import Networks
 from castd.options import BootPath, Clients, Duration, GroupNetwork, ListenOptions, Port
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions
@@ -131,7 +132,7 @@ class Dialect:
     def _agree(self, request: Request, content: IContent) -> AgreedOptions:
         _group.checkProfiles(request, OPTION)
         allowed = request.local.networks if self.options.clients is None else self.options.clients
-        if not _tftp.within(request.peer[0], allowed):
+        if request.peer[0] not in Networks(allowed):
             raise Declined("outside")
         largest = min(self.options.blksize, _tftp.unfragmented(request.local))
         cap = _tftp.cappedBlksize(request.peer[0], largest, self.options.caps)

@@ -32,6 +32,7 @@ from castd.interfaces import (
     ITransferHalf,
     IWire,
 )
+from castd.networks import Networks
 from castd.options import BootPath, Clients, Duration, ListenOptions, Port, PortRange, Settings
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions, OptionLimits, agree, known, negotiate
@@ -236,7 +237,7 @@ class Dialect:
         """@param blksize: octets granted to all."""
         refused: set[str] = set()
         for rule in self.options.without:
-            if _tftp.within(host, rule.clients):
+            if host in Networks(rule.clients):
                 refused.update(name.lower() for name in rule.options)
         window, caps = self.options.windowsize, self.options.caps
         for _, cap in _tftp.capsFor(host, caps):
@@ -251,7 +252,7 @@ class Dialect:
         """As L{IExplainedDialect.bounds}."""
         host, options = request.peer[0], self.options
         for number, rule in enumerate(options.without):
-            if _tftp.within(host, rule.clients):
+            if host in Networks(rule.clients):
                 yield f"without[{number}]: {', '.join(rule.options)} not granted to this client"
         yield from _tftp.blksizeBounds(host, request.local, options.blksize, options.caps)
         yield f"windowsize: at most {options.windowsize} blocks"

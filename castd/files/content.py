@@ -11,10 +11,10 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial as bind
 from time import time_ns
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from pydantic import Field
 from twisted.internet.defer import Deferred, succeed
@@ -27,20 +27,18 @@ from castd.files.athand import Links, Version
 from castd.files.mapping import MappedOptions, NameMap, RewriteOptions, WordPath, isUnfinished
 from castd.files.root import OPEN_TIMEOUT, Root, closeFd, readRefusal
 from castd.files.spelling import MOST_LISTED, Spellings
-from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, callWithin, handOver
+from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, handOver
 from castd.interfaces import (
     IAwaitedContent,
     IContent,
-    IContentSource,
     ILocatingSource,
-    IMachines,
     IMachineSource,
     INetworkSource,
     Near,
 )
 from castd.machines.known import KnownMachine
 from castd.options import Clients, clients
-from castd.request import Peer, Trace
+from castd.request import Peer
 
 #: Called with the reason of each source that does not have a file.
 Missed: TypeAlias = Callable[[NotFound], object]
@@ -465,205 +463,3 @@ class File:
     def close(self) -> None:
         """As L{IContent.close}."""
         self._file.removeReader()
-
-
-@implementer(IContentSource)
-class SourceChain:
-    """
-    Asks several sources in order: the first that has the file opens it.  If one refuses it, no other source is asked.
-
-    What is known of the machine is found out when a source needs it, once for each request.
-
-    @ivar byMachine: some source needs it.
-    """
-
-    def __init__(
-        self, sources: Iterable[IContentSource], places: Sequence[str] = (), machines: IMachines | None = None
-    ) -> None:
-        """
-        @param places: C{file:line} of each source in the service file; C{()}: not known.
-        @param machines: finds out what is known of machines; L{None}: nothing is.
-        """
-        self.sources = tuple(sources)
-        self.places = tuple(places) or ("",) * len(self.sources)
-        self._entries = tuple(map(_Entry.of, self.sources, self.places))
-        self.byMachine = any(entry.byMachine is not None for entry in self._entries)
-        self._machines = machines
-
-    def lookup(
-        self,
-        name: str,
-        peer: Peer,
-        server: str | None = None,
-        machine: KnownMachine | None = None,
-        missed: Missed | None = None,
-        trace: Trace | None = None,
-    ) -> IContent | Deferred[IContent]:
-        """
-        As L{IContentSource.lookup}; a Deferred only where a source answers later.
-
-        @param server: the address that the request was sent to.
-        @param machine: what is known of the machine; L{None}: that is found out.
-        @param missed: called with the reason of each source that does not have the file.
-        @param trace: gets the sources that were asked.
-        """
-        client = _Client(peer, server, machine)
-        return self._lookupFrom(0, _Asked(name, client, missed, Trace() if trace is None else trace))
-
-    def _lookupFrom(self, first: int, asked: _Asked) -> IContent | Deferred[IContent]:
-        client = asked.client
-        for number, (source, place, locating, byMachine) in enumerate(self._entries[first:], first):
-            if byMachine is not None and not client.known and self._machines is not None:
-                machine = self._machines.machineOf(client.peer, client.server)
-                if isinstance(machine, Deferred):
-                    return machine.addCallback(self._lookupLater, number, asked)
-                client.learn(machine)
-            # Not of C{asked}, which has the trace: that would be a circle for each request.
-            path = None if locating is None else bind(client.locate, locating)
-            asked.trace.places.append((place, path))
-            try:
-                found: IContent | Deferred[IContent]
-                if byMachine is None:
-                    found = source.lookup(asked.name, client.peer)
-                else:
-                    found = byMachine.lookupFor(asked.name, client.machine)
-            except NotFound as error:
-                asked.missing(error)
-                continue
-            asked.trace.found = True
-            if isinstance(found, Deferred):
-                return found.addErrback(self._lookupNext, number + 1, asked)
-            return found
-        asked.trace.found = False
-        raise NotFound()
-
-    def _lookupLater(self, machine: KnownMachine, number: int, asked: _Asked) -> IContent | Deferred[IContent]:
-        asked.client.learn(machine)
-        return self._lookupFrom(number, asked)
-
-    def _lookupNext(self, failure: Failure, first: int, asked: _Asked) -> Deferred[IContent]:
-        failure.trap(NotFound)
-        if isinstance(failure.value, NotFound):
-            asked.missing(failure.value)
-        found = self._lookupFrom(first, asked)
-        return found if isinstance(found, Deferred) else succeed(found)
-
-    def findNear(self, name: str, machine: KnownMachine) -> Deferred[Near | None]:
-        """
-        Find a file that was probably meant, as no source has one of this name.
-
-        @return: L{None}: none was found.  It does not fail.
-        """
-        return Deferred.fromCoroutine(self._findNear(name, machine))
-
-    async def _findNear(self, name: str, machine: KnownMachine) -> Near | None:
-        for _, place, locating, _ in self._entries:
-            if locating is not None and (near := await locating.findNear(name, machine)) is not None:
-                return near._replace(source=near.source or place)
-        return None
-
-    def sizeNow(self, name: str, peer: Peer, patience: float) -> int | None:
-        """
-        Return octets of a file, before the server serves anybody.
-
-        @param patience: seconds to wait for a disk.
-        @return: L{None}: no source has it, or none answers at once.
-        """
-        found = self.lookNow(name, peer, patience)
-        return None if isinstance(found, Refused) else found
-
-    def lookNow(self, name: str, peer: Peer, patience: float) -> int | Refused | None:
-        """
-        Find out whether there is a file, before the server serves anybody.
-
-        @param patience: seconds to wait for a disk.
-        @return: its octets; why it is refused; or L{None}: that is not known, as a disk or a source answers later.
-        """
-        for source, _, _, byMachine in self._entries:
-            if byMachine is not None:
-                continue  # what it has depends on who asks
-            try:
-                if isinstance(source, Directory):
-                    return callWithin(patience, bind(source.sizeNow, name, peer))
-                found = source.lookup(name, peer)
-            except NotFound:
-                continue
-            except Refused as error:
-                return error
-            except TimeoutError:
-                return None
-            if isinstance(found, Deferred):
-                found.addCallbacks(lambda late: late.close(), lambda _: None)
-                return None
-            found.close()
-            octets: int = found.size
-            return octets
-        return NotFound()
-
-
-class _Client:
-    """
-    Holds who has asked for a file.
-
-    @ivar server: the address that the request was sent to; L{None}: not known.
-    @ivar known: what is known of the machine has been found out.
-    """
-
-    __slots__ = ("_machine", "known", "peer", "server")
-
-    def __init__(self, peer: Peer, server: str | None, machine: KnownMachine | None) -> None:
-        self.peer, self.server, self._machine = peer, server, machine
-        self.known = machine is not None
-
-    @property
-    def machine(self) -> KnownMachine:
-        """What is known of the machine: no more than the addresses, unless that was found out."""
-        if self._machine is None:
-            self._machine = KnownMachine(self.peer, self.server)
-        return self._machine
-
-    def learn(self, machine: KnownMachine) -> None:
-        """Keep what is known of the machine."""
-        self._machine, self.known = machine, True
-
-    def locate(self, source: ILocatingSource, name: str) -> str:
-        """Return the path of a file in a source, for this machine."""
-        path: str = source.locate(name, self.machine)
-        return path
-
-
-class _Asked:
-    """
-    Holds one request for a file, while several sources are asked.
-    """
-
-    __slots__ = ("client", "missed", "name", "trace")
-
-    def __init__(self, name: str, client: _Client, missed: Missed | None, trace: Trace) -> None:
-        self.name, self.client, self.missed, self.trace = name, client, missed, trace
-
-    def missing(self, error: NotFound) -> None:
-        """Tell why a source does not have the file."""
-        if self.missed is not None:
-            self.missed(error)
-
-
-class _Entry(NamedTuple):
-    """
-    Holds one source of a chain.
-
-    @ivar place: C{file:line} of it in the service file; C{""}: not known.
-    @ivar locating: the source, if it can tell the path of a file; else L{None}.
-    @ivar byMachine: the source, if it has other files for other machines; else L{None}.
-    """
-
-    source: IContentSource
-    place: str
-    locating: ILocatingSource | None
-    byMachine: IMachineSource | None
-
-    @classmethod
-    def of(cls, source: IContentSource, place: str) -> _Entry:
-        """Find out once what a source can do."""
-        locating = source if ILocatingSource.providedBy(source) else None
-        return cls(source, place, locating, source if IMachineSource.providedBy(source) and source.byMachine else None)

@@ -369,7 +369,7 @@ class Ports:
         @param shared: the previous process still sends through all of these sockets.
         """
         self.epoll = EpollSet(reactor)
-        self.interfaces = sockets.Interfaces()
+        self.interfaces = devices.Interfaces()
         self._random = randomness
         self._adopted = dict(adopted or {})
         self._inherited = dict(inherited or {})
@@ -394,6 +394,7 @@ class Ports:
                 sockets.setCommonOptions(sock)
                 if sock in self._left:
                     sockets.discardQueued(sock)
+                    sockets.discardErrors(sock)
             closeSocket = partial(self._closeListening, at, ours)
             try:
                 sockets.setRequestOptions(sock)
@@ -417,7 +418,7 @@ class Ports:
             return sockets.enlargeForWindow(probe, blocks, octets)
 
     def localFor(self, interface: str, port: int, client: str) -> Local:
-        host = interface if interface not in ("", "::") else sockets.addressTowards(client) or interface or "0.0.0.0"
+        host = interface if interface not in ("", "::") else devices.addressTowards(client) or interface or "0.0.0.0"
         index = self.interfaces.indexOf(host)
         return Local(host, port, index, False, *self.interfaces.lookup(index))
 

@@ -6,18 +6,16 @@ from __future__ import annotations
 
 import socket
 import struct
-import time
-from collections.abc import Callable
-from fcntl import ioctl
 from functools import lru_cache
-from ipaddress import IPv4Network, ip_address
+from ipaddress import ip_address
 from typing import Final, TypeAlias
 
 from twisted.internet.address import IPv4Address, IPv6Address
 
 from castd.interfaces import Octets
 from castd.net import devices
-from castd.request import ETHERNET_MTU, Local, Peer
+from castd.net.devices import Interfaces
+from castd.request import Local, Peer
 
 #: A socket of the standard library, or of the class below it, which castd uses where time counts.
 Socket: TypeAlias = socket.SocketType
@@ -40,8 +38,6 @@ _IPV6_MULTICAST_HOPS: Final = socket.IPV6_MULTICAST_HOPS
 _MSG_ERRQUEUE: Final = getattr(socket, "MSG_ERRQUEUE", 0x2000)
 _SOCK_NONBLOCK: Final = getattr(socket, "SOCK_NONBLOCK", 0)
 
-#: in_pktinfo: interface, local address, address in the header.
-_INFO4: Final = struct.Struct("=I4s4s")
 #: in6_pktinfo: address, interface.
 _INFO6: Final = struct.Struct("=16sI")
 _ANCILLARY: Final = 256
@@ -51,6 +47,8 @@ _MOST_ERRORS: Final = 64
 #: Octets of the receive buffer of a request port.  Many machines may be switched on at once; with the default buffer
 #: some of 512 simultaneous requests are lost.
 REQUEST_BUFFER: Final = 4 << 20
+#: The most datagrams that are dropped at once: more than a receive buffer of the usual size holds.
+MOST_QUEUED: Final = 4096
 #: Octets of the headers before the payload of a block: IPv6, UDP, TFTP.
 HEADERS: Final = 40 + 8 + 4
 #: The largest receive buffer of one transfer, octets; the kernel allows twice as many, for its own structures.
@@ -301,19 +299,27 @@ def enlargeForWindow(sock: Socket, blocks: int, octets: int) -> int:
     return windowRoom(sock, octets)
 
 
-def discardQueued(sock: socket.socket, most: int = 4096) -> None:
+def discardQueued(sock: Socket, most: int = MOST_QUEUED) -> None:
     """
-    Read and drop the datagrams and errors that are queued, which a former peer has sent.
+    Read and drop the datagrams that are queued.
 
-    @param most: the most datagrams, and the most reads of errors, as the peer may still be sending.
+    @param most: the most datagrams, as somebody may still be sending.
     """
     for _ in range(most):
         try:
             sock.recv(1)
         except BlockingIOError:
-            break
+            return
         except OSError:
             continue
+
+
+def discardErrors(sock: Socket, most: int = MOST_QUEUED) -> None:
+    """
+    Read and drop the ICMP errors that are queued.
+
+    @param most: the most reads, as somebody may still be sending.
+    """
     for _ in range(most):
         if not readErrors(sock):
             return
@@ -331,122 +337,6 @@ def setGroupOptions(sock: socket.socket, ttl: int, interface: str, loopback: boo
     else:
         sock.setsockopt(socket.IPPROTO_IPV6, _IPV6_MULTICAST_HOPS, ttl)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, int(loopback))
-
-
-class Interfaces:
-    """
-    Looks up the MTU of a network interface, and the networks that it reaches without a router.
-
-    The results are cached for some seconds only, as addresses may be added while the server runs.
-    """
-
-    _SIOCGIFMTU: Final = 0x8921
-    #: Seconds for which a result is cached.
-    _FRESH: Final = 10.0
-    #: The most local addresses that are kept; 127.0.0.0/8 alone has 16 million.
-    _MOST_LOCALS: Final = 256
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic, routes: str = "/proc/net/route") -> None:
-        self._clock = clock
-        self._routes = routes
-        self._known: dict[int, tuple[float, int, tuple[IPv4Network, ...]]] = {}
-        self._locals: dict[tuple[bytes, int], Local] = {}
-
-    def local(self, info: bytes, port: int) -> Local:
-        """
-        Return the local address that a datagram was sent to.
-
-        @param info: C{struct in_pktinfo} (ip(7)), as the kernel gives it with the datagram.
-        @param port: the number that the socket is bound to.
-        """
-        index, ours, asked = _INFO4.unpack_from(info)
-        mtu, networks = self.lookup(index)
-        known = self._locals.get((info, port))
-        if known is not None and known.mtu == mtu and known.networks is networks:
-            return known
-        if not index:
-            # It arrived before IP_PKTINFO was set, as a supervisor has bound the socket: only the address in its header
-            # is known.
-            ours = asked
-        if len(self._locals) >= self._MOST_LOCALS:
-            self._locals.clear()
-        made = self._locals[info, port] = Local(socket.inet_ntoa(ours), port, index, ours != asked, mtu, networks)
-        return made
-
-    def lookup(self, index: int) -> tuple[int, tuple[IPv4Network, ...]]:
-        """
-        Look up an interface.
-
-        @param index: index of the interface; 0 if unknown.
-        @return: octets of the largest IP packet, and the networks on the link; for an unknown one Ethernet's MTU and
-            none.
-        """
-        if not index:
-            return ETHERNET_MTU, ()
-        now = self._clock()
-        found = self._known.get(index)
-        if found is None or now - found[0] > self._FRESH:
-            found = self._known[index] = (now, *self._query(index))
-        return found[1], found[2]
-
-    def mtu(self, index: int) -> int:
-        """Return octets of the largest IP packet that this interface sends."""
-        return self.lookup(index)[0]
-
-    def reached(self, address: str) -> tuple[IPv4Network, ...] | None:
-        """
-        Return the networks that hold this address and that its interface reaches without a router.
-
-        @return: L{None}: no interface of this machine has this address.
-        """
-        index = self.indexOf(address)
-        if not index:
-            return None
-        return tuple(network for network in self.lookup(index)[1] if ip_address(address) in network)
-
-    def indexOf(self, address: str) -> int:
-        """Return the index of the interface with this IPv4 address, or with the zone of an IPv6 address; 0: unknown."""
-        try:
-            return socket.if_nametoindex(address.partition("%")[2] or devices.deviceOf(address))
-        except OSError:
-            return 0
-
-    def _query(self, index: int) -> tuple[int, tuple[IPv4Network, ...]]:
-        try:
-            name = socket.if_indextoname(index)
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-                answer = ioctl(asker, self._SIOCGIFMTU, struct.pack("16sI12x", name.encode(), 0))
-            return int(struct.unpack("16sI12x", answer)[1]), self._onLink(name)
-        except OSError:
-            return ETHERNET_MTU, ()
-
-    def _onLink(self, name: str) -> tuple[IPv4Network, ...]:
-        """
-        Read the routes of this interface that have no gateway, as Linux lists them: hexadecimal, in its own byte order.
-        """
-        found = []
-        with open(self._routes) as lines:
-            for fields in map(str.split, lines):
-                if len(fields) > 7 and fields[0] == name and fields[2] == "00000000":
-                    network, mask = (struct.pack("=I", int(fields[at], 16)) for at in (1, 7))
-                    if mask != bytes(4):
-                        found.append(IPv4Network((network, socket.inet_ntoa(mask))))
-        return tuple(found)
-
-
-def addressTowards(peer: str) -> str:
-    """
-    Return the address of this machine that sends to this numeric address; C{""}: there is no way to it.
-
-    Nothing is sent: a UDP socket is connected, which only chooses the way.
-    """
-    family = socket.AF_INET6 if ":" in peer else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((peer, 9))
-            return str(probe.getsockname()[0])
-    except OSError:
-        return ""
 
 
 def receiveFrom(sock: socket.socket, interfaces: Interfaces, port: int, size: int = 65535) -> tuple[bytes, Peer, Local]:
@@ -478,7 +368,7 @@ def sendFrom(sock: socket.socket, datagram: Octets, address: Peer, host: str) ->
     @raise OSError: as C{sendmsg}.
     """
     if sock.family == socket.AF_INET:
-        info = _INFO4.pack(0, socket.inet_aton(host), b"\0" * 4)
+        info = devices.PKTINFO.pack(0, socket.inet_aton(host), b"\0" * 4)
         sock.sendmsg([datagram], [(socket.IPPROTO_IP, _IP_PKTINFO, info)], 0, address)
     else:
         plain = host.partition("%")[0]

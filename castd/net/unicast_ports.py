@@ -19,8 +19,6 @@ from castd.request import Local, Peer
 
 #: The most datagrams that L{UnicastPort.readArrived} reads: a window of ACKs, as the peer may still be sending.
 MOST_ARRIVED = 128
-#: The most datagrams that are dropped at once: more than a receive buffer of the usual size holds.
-MOST_QUEUED = 4096
 
 
 class SocketPair:
@@ -63,19 +61,13 @@ class SocketPair:
         self.main.connect(peer)
         # From now on only the peer is received, which does not know this port yet: whatever is queued is forged.
         if sockets.mayHaveArrived(self.main):
-            self._discard(MOST_QUEUED)
+            sockets.discardQueued(self.main)
         self.port = port
         self._epoll.change(self.main.fileno(), port.reader())
 
-    def _discard(self, most: int = 1) -> None:
-        """Drop so many datagrams at the most, as no transfer uses the port yet."""
-        for _ in range(most):
-            try:
-                self.main.recv(1)
-            except BlockingIOError:
-                return
-            except OSError:
-                continue
+    def _discard(self) -> None:
+        """Drop a datagram, as no transfer uses the port yet."""
+        sockets.discardQueued(self.main, 1)
 
     def _readTwin(self) -> None:
         try:

@@ -59,7 +59,8 @@ from castd.server.fastpath import FastPath
 from castd.server.sender import CastSender, SendQueue
 
 if TYPE_CHECKING:
-    from castd.server.listener import Listener, PortDialect
+    from castd.server.listener import Listener
+    from castd.server.port_dialect import PortDialect
 
 _log = Logger(namespace="castd")
 
@@ -364,7 +365,7 @@ class CastProtocol(FastPath):
         try:
             event = self._read(datagram, peer)
         except WireError as error:
-            self.listener.countMalformed(datagram, peer, error)
+            self.listener.refusals.malformed(datagram, peer, error)
             return
         except UnknownPeer:
             if self.listener.mayAnswerStranger(peer):

@@ -5,7 +5,7 @@ Serve a request port: pass datagrams of members to their casts, and read all oth
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -17,76 +17,31 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.errors import Busy, Declined, NotFound, Refused, Unanswered, WireError
+from castd.errors import Busy, Refused, WireError
 from castd.files.threads import asDeferred
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite, ISuccessor, IUpgradable
 from castd.machines.known import KnownMachine
 from castd.networks import isMany
-from castd.options import HostPort, ListenOptions
+from castd.options import ListenOptions
 from castd.pacing import TICK
 from castd.profiles.table import Profile
 from castd.request import Local, Peer, Request, hostPort
 from castd.server import eventlog
-from castd.server.admission import RequestTime
 from castd.server.cast_protocol import CastProtocol, closeContent
-from castd.server.deaf import DEAF_FOR
+from castd.server.port_dialect import PortDialect
 from castd.server.recorder import noteRequest
+from castd.server.refusals import Refusals
 from castd.server.sessions import Opener, Session, Sessions, inTime
+from castd.server.shedding import Shedding
 from castd.server.upload_protocol import UploadProtocol
-from castd.verdicts import Facts, verdictFields
 
 _log = Logger(namespace="castd")
 
-#: The event of a request that found no file waits so many seconds at the most for a name that was probably meant.
-NEAREST_TIME = 1.0
 #: How long the next answer of a client is waited for whose request has come once more: longer than a busy machine
 #: mostly stalls, too short for a client that has restarted to notice.  Seconds.
 COPY_WAIT = 0.1
 
 T = TypeVar("T")
-
-
-class PortDialect:
-    """
-    Holds one dialect that is spoken at a port, with its options and its casts.
-
-    The optional fields C{ports}, C{broadcast}, C{loopback}, C{deafFor} and C{group} of the options are read here: the
-    base class L{ListenOptions} cannot declare them, as a pydantic model cannot declare an attribute that a subclass
-    makes a field.
-
-    @ivar name: name of the transport, as the service file calls it.
-    @ivar options: the options of the transport.
-    @ivar dialect: the dialect.
-    @ivar ports: the range that ports of casts are taken from; L{None}: any.
-    @ivar broadcast: requests sent to a broadcast address are answered.
-    @ivar loopback: receivers on this machine hear the group.
-    @ivar profiled: its requests are compared with the profiles of clients.
-    @ivar deafFor: for how many seconds a machine that hears nothing of a group is remembered.
-    @ivar sharesNumber: the group has the number of the request port, so receivers on this machine bind that number too.
-    @ivar shared: the casts that may be joined, by key.
-    """
-
-    def __init__(self, name: str, options: ListenOptions, dialect: IDialect) -> None:
-        self.name = name
-        self.options = options
-        self.dialect = dialect
-        self.ports: range | None = getattr(options, "ports", None)
-        self.broadcast: bool = getattr(options, "broadcast", False)
-        self.loopback: bool = getattr(options, "loopback", True)
-        self.profiled = options.profiled
-        self.deafFor: float = getattr(options, "deafFor", DEAF_FOR)
-        group: object = getattr(options, "group", None)
-        self.sharesNumber = self.loopback and isinstance(group, HostPort) and group.port == options.port
-        self.shared: dict[Hashable, list[CastProtocol]] = {}
-
-    def differenceFrom(self, cast: CastProtocol) -> str:
-        """Return in what a new group differs from one that already serves the same file name; empty: there is none."""
-        for other in (other for casts in self.shared.values() for other in casts):
-            if other.fileName == cast.fileName and other.joinable:
-                if other.content.version != cast.content.version:
-                    return "version"
-                return "block size" if other.wire.blocksize != cast.wire.blocksize else "place"
-        return ""
 
 
 @implementer(ICastTransport, IUpgradable)
@@ -96,7 +51,7 @@ class Listener(DatagramProtocol):
 
     @ivar interface, port: see L{ICastTransport}.
     @ivar counts: how many datagrams were not served, by reason.
-    @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
+    @ivar refusals: refuses the requests that are not served.
     """
 
     noisy = False
@@ -110,16 +65,12 @@ class Listener(DatagramProtocol):
         self.counts: Counter[str] = Counter()
         self._entries = [PortDialect(name, options, dialect)]
         self._sessions = Sessions(site)
+        self.refusals = Refusals(site, self.counts, self._send)
         self._opener = Opener(site, self, self._sessions)
+        self._shedding = Shedding(site, self._sessions, self.counts, lambda: self._entries[0].name)
         self._drained: Deferred[None] | None = None
         # Peers whose request may be a late copy, until their next answer tells.
         self._doubted: set[Peer] = set()
-        self._time = RequestTime()
-        # How many datagrams were dropped unread since that was last logged, by the reason and the limit.
-        self._dropped: Counter[tuple[str, str]] = Counter()
-        self._droppedLoggedAt = float("-inf")
-        self.due: float | None = None
-        self.heapEntry: tuple[float, int] | None = None
 
     # Start, reload and stop.
 
@@ -130,7 +81,7 @@ class Listener(DatagramProtocol):
 
     def stopProtocol(self) -> None:
         self.site.requestPorts -= Counter([self.port])
-        self._tellDropped(self.site.reactor.seconds())
+        self._shedding.tell(self.site.reactor.seconds())
 
     def share(self, other: object) -> bool:
         """Take over the dialects of another listener that is configured at this address; they are asked last."""
@@ -228,11 +179,11 @@ class Listener(DatagramProtocol):
                 member.datagramReceived(datagram, peer)
             elif self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
                 self.site.predecessor.forward(self.at, datagram, peer, local)
-            elif self._plausible(peer, local) and not self._shed(peer, local):
+            elif self._plausible(peer, local) and not self._shedding.drops(peer, local):
                 began = self.site.reactor.seconds() if self._sessions.onPort else None
                 self._requested(datagram, peer, local)
                 if began is not None:
-                    self._time.spend(began, self.site.reactor.seconds())
+                    self._shedding.time.spend(began, self.site.reactor.seconds())
         except BaseException:
             # A fault of one dialect must not close the port for the others.
             self._logFault()
@@ -275,59 +226,6 @@ class Listener(DatagramProtocol):
             return False
         return True
 
-    def _shed(self, peer: Peer, local: Local) -> bool:
-        """
-        Drop a datagram unread, if it is no member's and there is no room for a request of its address, or no time.
-
-        @return: whether it is dropped; how many were is logged once a second.
-        """
-        now, admission = self.site.reactor.seconds(), self.site.admission
-        if peer in self._sessions.members:
-            return False
-        if admission.sheds(peer, now, local.networks):
-            self._dropUnread("the server is full", "limits.casts", now)
-        elif self._sessions.onPort and not self._hasTime(peer, local, now):
-            self._dropUnread("requests take more than half of the time", "", now)
-        else:
-            return False
-        return True
-
-    def _hasTime(self, peer: Peer, local: Local, now: float) -> bool:
-        """Return whether there is time for a request; of those who are turned away it is noted who they are."""
-        admission = self.site.admission
-        rank = admission.known.rank(peer[0], local.networks)
-        if self._time.allows(rank, admission.asksAgain(peer, rank, now), now):
-            return True
-        admission.turnAway(peer, rank, now)
-        return False
-
-    def _dropUnread(self, why: str, limit: str, now: float) -> None:
-        self.counts[limit or "time"] += 1
-        self._dropped[why, limit] += 1
-        if now >= self._droppedLoggedAt + 1:
-            self._tellDropped(now)
-        elif self.due is None:
-            self.site.timers.set(self, self._droppedLoggedAt + 1)
-
-    def timerExpired(self) -> None:
-        """Log how many requests were dropped since the last time: a flood may have ended."""
-        self._tellDropped(self.site.reactor.seconds())
-
-    def _tellDropped(self, now: float) -> None:
-        """Log how many requests were dropped unread, and why."""
-        dropped, self._dropped, self._droppedLoggedAt = self._dropped, Counter(), now
-        self.site.timers.set(self, None)
-        for (why, limit), requests in dropped.items():
-            _log.info(
-                "{transport}: {requests} requests are not answered: {why}",
-                event="crowded",
-                transport=self._entries[0].name,
-                requests=requests,
-                why=why,
-                **({"limit": limit} if limit else {}),
-                **verdictFields(Facts("crowded", why=why, limit=limit)),
-            )
-
     def _closing(self) -> bool:
         """
         Find out whether new requests are ignored, and count this one if so.  They are not ignored if there is a
@@ -358,10 +256,10 @@ class Listener(DatagramProtocol):
             try:
                 request = entry.dialect.request(datagram, peer, local)
             except WireError as error:
-                self.countMalformed(datagram, peer, error)
+                self.refusals.malformed(datagram, peer, error)
                 return None
             except Refused as error:
-                self.refuse(entry, None, peer, local, error)
+                self.refusals.refuse(entry, None, peer, local, error)
                 return None
             if request is not None:
                 return index, request
@@ -462,7 +360,7 @@ class Listener(DatagramProtocol):
             eventlog.requested(entry.name, request)
         limit = self.site.admission.crowded(request.peer, self.site.reactor.seconds(), request.local.networks)
         if limit is not None:
-            self._logCrowded(entry, request, limit)
+            self.refusals.crowded(entry, request, limit)
         elif byMachine:
             self._findMachine(entry, request, datagram, found)
         else:
@@ -503,7 +401,7 @@ class Listener(DatagramProtocol):
         # Protocols that bar clients have no options: a request with options is of such a client that falls back.
         why = self.site.barred(host, request.name) if request.options else None
         if why is not None and not self._sessions.serves(host):
-            self.refuse(entry, request, request.peer, request.local, Busy(why=why))
+            self.refusals.refuse(entry, request, request.peer, request.local, Busy(why=why))
         elif request.write:
             self._beginUpload(index, request, datagram)
         else:
@@ -551,7 +449,7 @@ class Listener(DatagramProtocol):
 
     def _refuseLookup(self, entry: PortDialect, request: Request, error: Refused) -> None:
         """Refuse a request for which there is no file."""
-        self._refuseRequest(entry, request, error)
+        self.refusals.refuseRequest(entry, request, error)
         self._checkDrained()
 
     def _requestFailed(self, failure: Failure, entry: PortDialect, request: Request) -> None:
@@ -567,7 +465,7 @@ class Listener(DatagramProtocol):
             name=request.name,
             write=request.write,
         )
-        self.refuse(entry, request, request.peer, request.local, Refused("Internal error"))
+        self.refusals.refuse(entry, request, request.peer, request.local, Refused("Internal error"))
         self._checkDrained()
 
     def _found(self, content: IContent, entries: Sequence[PortDialect], request: Request, datagram: bytes) -> None:
@@ -605,9 +503,9 @@ class Listener(DatagramProtocol):
 
     def _uploadRefused(self, failure: Failure, entry: PortDialect, request: Request) -> Failure | None:
         if isinstance(failure.value, Refused):
-            self._refuseRequest(entry, request, failure.value)
+            self.refusals.refuseRequest(entry, request, failure.value)
         elif isinstance(failure.value, CannotListenError | OSError):
-            self.logNoPort(entry, request, failure.value)
+            self.refusals.noPort(entry, request, failure.value)
         else:
             return failure
         return None
@@ -649,92 +547,19 @@ class Listener(DatagramProtocol):
         session.transport.stopListening()
         self._checkDrained()
 
-    def mayAnswerStranger(self, peer: Peer) -> bool:
-        """Return whether an ERROR 5 may be sent to a peer whose transfer ID is unknown (RFC 1350 section 4)."""
-        return self.site.admission.mayAnswerStranger(peer[0], self.site.reactor.seconds())
-
-    # Refusals: at most one ERROR, and an event in the log.
-
-    def _refuseRequest(self, entry: PortDialect, request: Request, error: Refused) -> None:
-        """Refuse a request; or do not answer it, as the client is to ask again."""
-        if isinstance(error, Unanswered):
-            self.counts["unanswered"] += 1
-            eventlog.unanswered(entry.name, request, str(error))
-        elif isinstance(error, NotFound) and not request.write:
-            limit = self._sendRefusal(entry, request, request.peer, request.local, error)
-            near = self.site.findNear(request)
-            if near is None:
-                eventlog.refused(entry.name, request, request.peer, error, limit=limit)
-                return
-            if not near.called:
-                near.addTimeout(NEAREST_TIME, self.site.reactor)
-            near.addErrback(lambda _: None)
-            near.addCallback(lambda found: eventlog.refused(entry.name, request, request.peer, error, found, limit))
-        else:
-            self.refuse(entry, request, request.peer, request.local, error)
-
-    def refuse(self, entry: PortDialect, request: Request | None, peer: Peer, local: Local, error: Refused) -> None:
-        """Log a refusal and send one ERROR, which is never repeated; a broadcast request gets none."""
-        limit = self._sendRefusal(entry, request, peer, local, error)
-        eventlog.refused(entry.name, request, peer, error, limit=limit)
-
-    def _sendRefusal(
-        self, entry: PortDialect, request: Request | None, peer: Peer, local: Local, error: Refused
-    ) -> str:
-        """Send one ERROR, if there is one for this.  -> the key of the limit that forbids it; C{""}: none does."""
-        try:
-            answer = entry.dialect.refuse(request, error)
-        except BaseException:
-            _log.failure("{transport}: a refusal failed", event="fault", transport=entry.name)
-            return ""
-        if answer is None or local.broadcast:
-            return ""
-        if limit := self.site.admission.errorLimit(peer[0], self.site.reactor.seconds(), local.networks):
-            self.counts[limit] += 1
-            return limit
-        if self.transport is None or not self._send(answer, peer, local):
-            # It counts as lost on the way: the client asks again.
-            self.counts["unsent"] += 1
-        elif self.site.recorder is not None:
-            self.site.recorder.answered(answer, peer, local)
-        return ""
-
     def _send(self, datagram: bytes, peer: Peer, local: Local) -> bool:
-        """Return whether the datagram was sent."""
+        """Return whether a datagram was sent from the request port."""
+        if self.transport is None:
+            return False
         try:
             self.transport.writeFrom(datagram, peer, local)
         except OSError:
             return False
         return True
 
-    def _logCrowded(self, entry: PortDialect, request: Request, limit: str) -> None:
-        """Log that a limit is reached: there is no answer, the client asks again."""
-        self.counts[limit] += 1
-        eventlog.unanswered(entry.name, request, limit, limit)
-
-    def logNoPort(self, entry: PortDialect, request: Request, error: Exception) -> None:
-        """
-        Log that no port could be opened for a request.  As with other limits there is no answer, and the client asks
-        again; some clients would give up at an ERROR.
-        """
-        self.counts["no port"] += 1
-        eventlog.unanswered(entry.name, request, f"no port for it: {error}")
-
-    def logDeclined(self, entry: PortDialect, request: Request, error: Declined) -> None:
-        """Log that this dialect does not serve a request; the next dialect may."""
-        self.counts[error.reason] += 1
-        _log.info(
-            "{transport}: {peer} is not served here: {why}: {name}",
-            event="declined",
-            transport=entry.name,
-            why=error.reason,
-            **eventlog.requestFields(request),
-        )
-
-    def countMalformed(self, datagram: bytes, peer: Peer, error: WireError) -> None:
-        """Count a datagram that cannot be read, and log it."""
-        self.counts["malformed"] += 1
-        eventlog.malformed(peer, datagram, error)
+    def mayAnswerStranger(self, peer: Peer) -> bool:
+        """Return whether an ERROR 5 may be sent to a peer whose transfer ID is unknown (RFC 1350 section 4)."""
+        return self.site.admission.mayAnswerStranger(peer[0], self.site.reactor.seconds())
 
 
 def _isCopy(request: Request, unheard: Session | None) -> bool:

@@ -34,7 +34,8 @@ from castd.server.cast_protocol import CastProtocol, Receiver
 from castd.server.upload_protocol import UploadProtocol
 
 if TYPE_CHECKING:
-    from castd.server.listener import Listener, PortDialect
+    from castd.server.listener import Listener
+    from castd.server.port_dialect import PortDialect
 
 #: Host and port.
 Endpoint: TypeAlias = tuple[str, int]

@@ -36,7 +36,8 @@ from castd.server.recorder import RecordedCast, RecordedUpload, noteRequest
 from castd.server.upload_protocol import UploadProtocol
 
 if TYPE_CHECKING:
-    from castd.server.listener import Listener, PortDialect
+    from castd.server.listener import Listener
+    from castd.server.port_dialect import PortDialect
 
 _log = Logger(namespace="castd")
 
@@ -157,6 +158,7 @@ class Opener:
     def __init__(self, site: ISite, listener: Listener, sessions: Sessions) -> None:
         self._site = site
         self._listener = listener
+        self._refusals = listener.refusals
         self._sessions = sessions
 
     def offer(self, content: IContent, entries: Sequence[PortDialect], request: Request, datagram: bytes) -> bool:
@@ -189,12 +191,12 @@ class Opener:
                     self._site.predecessor.joinGroup(self._listener.at, error.group, datagram, peer, local)
                 return False
             except Declined as error:
-                self._listener.logDeclined(entry, request, error)
+                self._refusals.declined(entry, request, error)
             except Refused as error:
-                self._listener.refuse(entry, request, peer, local, error)
+                self._refusals.refuse(entry, request, peer, local, error)
                 return False
             except (CannotListenError, OSError) as error:
-                self._listener.logNoPort(entry, request, error)
+                self._refusals.noPort(entry, request, error)
                 return False
         return False
 

@@ -18,8 +18,7 @@ from zope.interface import implementer
 
 from castd.errors import Forbidden, NotFound, Refused
 from castd.files.access import Rules
-from castd.files.content import Missed, SourceChain
-from castd.files.directory import SinkChain
+from castd.files.chains import Missed, SinkChain, SourceChain
 from castd.files.netascii import NetasciiConverter
 from castd.files.threads import asDeferred
 from castd.files.uploads import UploadDirectory

@@ -17,7 +17,8 @@ from castd.config.config import Config, Entry, Kinds, load
 from castd.config.plugin import Collected
 from castd.errors import ConfigError
 from castd.files.access import Rule, Rules
-from castd.files.content import Directory, SourceChain
+from castd.files.chains import SourceChain
+from castd.files.content import Directory
 from castd.files.directory import makeSink, patience
 from castd.files.upload_options import UploadDirectoryOptions
 from castd.files.uploads import UploadDirectory

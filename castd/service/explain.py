@@ -22,8 +22,8 @@ from castd.config.config import Config, Entry
 from castd.errors import Busy, Declined, Refused, Unanswered, WireError
 from castd.files import names
 from castd.files.access import Rule, Rules
+from castd.files.chains import SinkChain
 from castd.files.content import Directory
-from castd.files.directory import SinkChain
 from castd.files.threads import asDeferred
 from castd.files.uploads import UploadDirectory
 from castd.group_pool import BorrowedGroups, OpenContext
@@ -34,7 +34,8 @@ from castd.options import endpoint
 from castd.packets.options import KNOWN
 from castd.packets.tftp import Data, Error, Oack, TftpRequest, buildRequest, parse
 from castd.request import Local, Peer, Request, hostPort
-from castd.server.listener import Listener, PortDialect
+from castd.server.listener import Listener
+from castd.server.port_dialect import PortDialect
 from castd.server.sessions import groupUse, joinable
 from castd.server.site import Site
 from castd.server.upload_protocol import fitWindow

@@ -8,12 +8,11 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from functools import partial
 from random import Random
 from typing import TypedDict
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger, globalLogPublisher
 from twisted.python.failure import Failure
@@ -36,13 +35,14 @@ from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
 from castd.service.address import ListeningAddress
 from castd.service.admin import AdminPorts, Answer, Question
-from castd.service.build import SINKS, Components, ServiceFileRead, build, kinds, read, readInThread
+from castd.service.build import SINKS, Components, ServiceFileRead, build, kinds, read
 from castd.service.explain import CLIENT_PORT, DryRequest, ExplainAnswer, explain
 from castd.service.histories import Histories
 from castd.service.logs import Logs
 from castd.service.privileges import UnprivilegedUser
 from castd.service.recorders import RecordAnswer, Recorders
 from castd.service.reload import PortChange
+from castd.service.rereads import Rereads
 from castd.upgrade.handover import Handover
 
 __all__ = ["SINKS", "Server", "compose", "kinds", "read"]
@@ -58,8 +58,6 @@ SHORT_TURN = 0.0002
 SETTLE_TIMEOUT = 1.0
 #: The most failures of a machine that C{castd explain} tells.
 MOST_BEFORE = 5
-#: A reload that takes so many seconds to read the service file is given up; C{castd reload} waits a little longer.
-REREAD_TIMEOUT = 25.0
 
 
 class ReloadAnswer(TypedDict):
@@ -117,7 +115,7 @@ class Server(MultiService):
         self._bound = False  # or it was tried
         self.thread: RunInThread = maybeDeferred
         self._collected = collected
-        self._rereads: list[Deferred[tuple[str, ...]]] = []  # those who wait for the service file to be read
+        self._rereads = Rereads(self, collected)
         self._sinks = components.sinks
         self._presence: dict[str, Presence] = {}
         self.handover = Handover(self)
@@ -459,71 +457,14 @@ class Server(MultiService):
         return self.reread().addCallback(_reloadAnswer)
 
     def reread(self) -> Deferred[tuple[str, ...]]:
-        """
-        Read the service file again and put it in force; on any fault everything stays as it was.
+        """Read the service file again and put it in force; as L{Rereads.ask}."""
+        return self._rereads.ask()
 
-        It is read and checked in a thread: a large file takes seconds, and its disk may not answer.  If it is being
-        read already it is read once more afterwards, since it may have changed meanwhile.
-
-        @return: fires with the faults, as for a start; an empty tuple: the file is in force.
-        """
-        answer: Deferred[tuple[str, ...]] = Deferred()
-        self._rereads.append(answer)
-        if len(self._rereads) == 1:
-            self._reread()
-        return answer
-
-    def _reread(self) -> None:
-        """Read the file for all who have asked until now."""
-        asked = len(self._rereads)
-        why = self._refusesReload()
-        if why is not None:
-            self._answerRereads((why,), asked)
-            return
-        self.watch.notifier.reloading()
-        reading = self.thread(partial(readInThread, self.file, self._collected))
-        if not reading.called:
-            reading.addTimeout(REREAD_TIMEOUT, self.site.reactor)
-        reading.addCallback(self._putInForce).addErrback(self._faultsOfReload).addCallback(self._reloaded, asked)
-
-    def _refusesReload(self) -> str | None:
+    def refusesReload(self) -> str | None:
         """Return why no file is put in force now; L{None}: one may be."""
         if self.draining:
             return "castd is stopping"
         return "an upgrade is under way" if self.handover.busy else None
-
-    def _putInForce(self, file: ServiceFileRead) -> tuple[str, ...]:
-        why = self._refusesReload()
-        if why is not None:
-            return (why,)
-        self.reload(file)
-        _log.info("{file} is in force", event="reloaded", file=str(self.file))
-        return ()
-
-    def _faultsOfReload(self, failure: Failure) -> tuple[str, ...]:
-        if isinstance(failure.value, ConfigError):
-            return failure.value.faults
-        if failure.check(TimeoutError):
-            return (f"{self.file}: cannot be read: it has taken longer than {REREAD_TIMEOUT:.0f} s",)
-        _log.failure("a reload failed", failure, event="fault")
-        return ("a fault of castd or of a plugin, see the log",)
-
-    def _reloaded(self, faults: tuple[str, ...], asked: int) -> None:
-        for nth, fault in enumerate(faults, 1):
-            form = "{file} is refused ({nth} of {count}): {fault}"
-            told = {"file": str(self.file), "fault": fault, "nth": nth, "count": len(faults)}
-            _log.error(form, event="refused-reload", **told)
-        if not self.draining:
-            self.watch.ready()
-        self._answerRereads(faults, asked)
-
-    def _answerRereads(self, faults: tuple[str, ...], asked: int) -> None:
-        """Answer those who have asked first, and read the file again for those who have asked since."""
-        answered, self._rereads = self._rereads[:asked], self._rereads[asked:]
-        for each in answered:
-            each.callback(faults)
-        if self._rereads:
-            self._reread()
 
     def reload(self, file: ServiceFileRead) -> None:
         """

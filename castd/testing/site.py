@@ -12,7 +12,7 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from zope.interface import implementer
 
 from castd.errors import Forbidden, NotFound
-from castd.files.content import Missed, SourceChain
+from castd.files.chains import Missed, SourceChain
 from castd.files.netascii import NetasciiConverter, NetasciiUpload
 from castd.files.threads import asDeferred
 from castd.interfaces import IContent, IContentSink, IContentSource, ISite, IUpload, Near

@@ -121,9 +121,9 @@ ROWS = {
     "socket.send": _SENDING,
     "socket.sendto": _SENDING,
     "socket.sendmsg": _SENDING,
-    "net.sockets.socket.if_indextoname": "ENXIO ENODEV",
-    "net.sockets.ioctl": "ENODEV EPERM",
-    "net.sockets.open": f"{_NONE_LEFT} EACCES ENOENT",
+    "net.devices.socket.if_indextoname": "ENXIO ENODEV",
+    "net.devices.ioctl": "ENODEV EPERM",
+    "net.devices.open": f"{_NONE_LEFT} EACCES ENOENT",
     "epoll.register": "ENOSPC ENOMEM EPERM",
     "epoll.unregister": "ENOENT EBADF",
     "epoll.poll": "ENOMEM EINVAL EFAULT",
@@ -169,7 +169,8 @@ EXEMPT = {
     "socket.inet_ntop": "no system call",
     "socket.inet_pton": "no system call",
     "socket.writeBurst": "of castd",
-    "net.sockets.socket.if_nametoindex": "at a start and a reload: a device that is gone reaches no network",
+    "net.sockets.socket.if_indextoname": "of link-local addresses: the datagram is lost, as when recvmsg fails",
+    "net.devices.socket.if_nametoindex": "at a start and a reload: a device that is gone reaches no network",
     "epoll.epoll": "once, at the start, which then fails",
     "epoll.close": "at the end",
     "files.nearest.os.open": "for the log alone, and then no name is told: tests/test_verdicts.py",
@@ -253,7 +254,7 @@ MODULES = {
         "files.uploads",
         "files.file_upload",
     ),
-    "socket": ("net.sockets", "net.gso", "net.ports"),
+    "socket": ("net.devices", "net.sockets", "net.gso", "net.ports"),
     "select": ("net.epoll",),
     "fcntl": ("files.partial",),
 }
@@ -319,9 +320,9 @@ def install(breaker: Breaker, patch: pytest.MonkeyPatch) -> None:
                 instead = {"epoll": lambda: Epoll(breaker)}
             patch.setattr(f"castd.{each}.{seam}", Module(breaker, f"{each}.{seam}", real[seam], **instead))
     patch.setattr(athand, "openat2", breaker.through("files.athand.openat2", athand.openat2))
-    sockets = importlib.import_module("castd.net.sockets")
-    patch.setattr(sockets, "ioctl", breaker.through("net.sockets.ioctl", fcntl.ioctl))
-    patch.setattr(sockets, "open", breaker.through("net.sockets.open", open), raising=False)
+    devices = importlib.import_module("castd.net.devices")
+    patch.setattr(devices, "ioctl", breaker.through("net.devices.ioctl", fcntl.ioctl))
+    patch.setattr(devices, "open", breaker.through("net.devices.open", open), raising=False)
 
 
 class Socket:

@@ -168,7 +168,7 @@ try:
     text = ""
 except OSError as error:
     text = error.strerror
-found = sockets.Interfaces()
+found = devices.Interfaces()
 print(json.dumps([text, found.reached("10.66.0.9"), [str(each) for each in found.reached("10.66.0.3")],
     sockets.boundHost(opened("255.255.255.255%10.88.0.2"))]))
 """

@@ -11,8 +11,8 @@ from twisted.internet.defer import maybeDeferred
 
 from castd.errors import Forbidden, NotFound
 from castd.files.access import Rule, Rules
+from castd.files.chains import SinkChain
 from castd.files.content import Directory, DirectoryOptions
-from castd.files.directory import SinkChain
 from castd.files.upload_options import UploadDirectoryOptions
 from castd.files.uploads import UploadDirectory
 from castd.observe.format import asMessage

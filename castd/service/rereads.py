@@ -1,0 +1,124 @@
+"""
+Read the service file again for all who ask for it, and put it in force.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from twisted.internet.defer import Deferred, TimeoutError
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from castd.config.plugin import Collected
+from castd.errors import ConfigError
+from castd.files.threads import RunInThread
+from castd.interfaces import ISite
+from castd.observe.sdnotify import ServiceWatch
+from castd.service.build import ServiceFileRead, readInThread
+
+_log = Logger(namespace="castd")
+
+#: A reload that takes so many seconds to read the service file is given up; C{castd reload} waits a little longer.
+REREAD_TIMEOUT = 25.0
+
+
+class Reloadable(Protocol):
+    """
+    Describes what is needed of a server.
+
+    @ivar file: the absolute path of the service file.
+    @ivar draining: no new requests are taken.
+    @ivar thread: runs what reads the service file.
+    @ivar watch: notifies the service manager.
+    """
+
+    file: Path
+    draining: bool
+    thread: RunInThread
+    watch: ServiceWatch
+
+    @property
+    def site(self) -> ISite:
+        """The site, whose clock counts."""
+
+    def refusesReload(self) -> str | None:
+        """Return why no file is put in force now; L{None}: one may be."""
+
+    def reload(self, file: ServiceFileRead) -> None:
+        """Put a service file in force.  @raise ConfigError: it cannot be; nothing has changed."""
+
+
+class Rereads:
+    """
+    Reads the service file of a server again, once at a time.
+
+    It is read and checked in a thread: a large file takes seconds, and its disk may not answer.
+    """
+
+    def __init__(self, server: Reloadable, collected: Collected) -> None:
+        self._server = server
+        self._collected = collected
+        self._waiting: list[Deferred[tuple[str, ...]]] = []
+
+    def ask(self) -> Deferred[tuple[str, ...]]:
+        """
+        Read the service file and put it in force; on any fault everything stays as it was.
+
+        If it is being read already it is read once more afterwards, since it may have changed meanwhile.
+
+        @return: fires with the faults, as for a start; an empty tuple: the file is in force.
+        """
+        answer: Deferred[tuple[str, ...]] = Deferred()
+        self._waiting.append(answer)
+        if len(self._waiting) == 1:
+            self._read()
+        return answer
+
+    def _read(self) -> None:
+        """Read the file for all who have asked until now."""
+        asked, server = len(self._waiting), self._server
+        why = server.refusesReload()
+        if why is not None:
+            self._answer((why,), asked)
+            return
+        server.watch.notifier.reloading()
+        reading = server.thread(partial(readInThread, server.file, self._collected))
+        if not reading.called:
+            reading.addTimeout(REREAD_TIMEOUT, server.site.reactor)
+        reading.addCallback(self._putInForce).addErrback(self._faults).addCallback(self._done, asked)
+
+    def _putInForce(self, file: ServiceFileRead) -> tuple[str, ...]:
+        why = self._server.refusesReload()
+        if why is not None:
+            return (why,)
+        self._server.reload(file)
+        _log.info("{file} is in force", event="reloaded", file=str(self._server.file))
+        return ()
+
+    def _faults(self, failure: Failure) -> tuple[str, ...]:
+        if isinstance(failure.value, ConfigError):
+            return failure.value.faults
+        if failure.check(TimeoutError):
+            return (f"{self._server.file}: cannot be read: it has taken longer than {REREAD_TIMEOUT:.0f} s",)
+        _log.failure("a reload failed", failure, event="fault")
+        return ("a fault of castd or of a plugin, see the log",)
+
+    def _done(self, faults: tuple[str, ...], asked: int) -> None:
+        for nth, fault in enumerate(faults, 1):
+            form = "{file} is refused ({nth} of {count}): {fault}"
+            told = {"file": str(self._server.file), "fault": fault, "nth": nth, "count": len(faults)}
+            _log.error(form, event="refused-reload", **told)
+        if not self._server.draining:
+            self._server.watch.ready()
+        self._answer(faults, asked)
+
+    def _answer(self, faults: tuple[str, ...], asked: int) -> None:
+        """Answer those who have asked first, and read the file again for those who have asked since."""
+        answered, self._waiting = self._waiting[:asked], self._waiting[asked:]
+        for each in answered:
+            each.callback(faults)
+        if self._waiting:
+            self._read()
