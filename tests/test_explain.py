@@ -605,6 +605,10 @@ def test_borrowedGroups(steps: list[int]) -> None:
     "wrong",
     [
         {"client": "nobody", "name": "x"},
+        {"client": "", "name": "x"},
+        {"client": "10.0.0.0/24", "name": "x"},
+        {"client": "239.1.1.1", "name": "x"},
+        {"client": "255.255.255.255", "name": "x"},
         {"client": HERE, "name": "a\0b"},
         {"client": HERE, "name": 3},
         {"client": HERE, "name": "x", "options": ["blksize"]},
@@ -615,7 +619,7 @@ def test_borrowedGroups(steps: list[int]) -> None:
 )
 def test_noRequest(wrong: dict[str, object]) -> None:
     """What no client could ask is told so."""
-    with pytest.raises(ValueError, match=r"expect|NAME=VALUE|NUL|address|port"):
+    with pytest.raises(ValueError, match=r"expect|NAME=VALUE|NUL|port|^client: .* address"):
         DryRequest.read(wrong)
 
 

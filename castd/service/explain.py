@@ -29,6 +29,7 @@ from castd.files.uploads import UploadDirectory
 from castd.group_pool import BorrowedGroups, OpenContext
 from castd.interfaces import IContent, IContentSource, IExplainedDialect, ITransferHalf, IWindowHalf, IWire
 from castd.machines.known import KnownMachine
+from castd.networks import isMany
 from castd.observe.report import FailureReport
 from castd.options import endpoint
 from castd.packets.options import KNOWN
@@ -149,10 +150,8 @@ class DryRequest:
         to = question.get("to")
         if "\0" in name or "\0" in mode:
             raise ValueError("name: no request can carry a NUL in it")
-        plain, percent, zone = client.partition("%")
-        address = f"{ip_address(plain)}{percent}{zone}"
         place = None if to is None else endpoint(to)
-        return cls(address, name, bool(question.get("write")), mode or "octet", tuple(options), place)
+        return cls(_clientAddress(client), name, bool(question.get("write")), mode or "octet", tuple(options), place)
 
     def datagram(self) -> bytes:
         """
@@ -161,6 +160,18 @@ class DryRequest:
         @raise ValueError: it cannot be written.
         """
         return buildRequest(TftpRequest(self.write, self.name, self.mode, self.options))
+
+
+def _clientAddress(text: str) -> str:
+    """@raise ValueError: it is not the address of one machine."""
+    plain, percent, zone = text.partition("%")
+    try:
+        address = str(ip_address(plain))
+    except ValueError:
+        raise ValueError(f"client: {names.printable(text)!r} is not an IP address, such as 10.0.0.5") from None
+    if isMany(address, ()):
+        raise ValueError(f"client: {address} is the address of many machines: its requests get no answer")
+    return f"{address}{percent}{zone}"
 
 
 def _text(question: Mapping[str, object], key: str) -> str:
