@@ -31,8 +31,9 @@ from castd.errors import Busy, ContentChanged, Forbidden, NotFound, Refused, Uns
 from castd.files import athand
 from castd.files.chains import SourceChain
 from castd.files.content import HEAD, Directory, DirectoryOptions
+from castd.files.names import Patterns
 from castd.files.root import MOST_WALKS, _LinkWalk
-from castd.files.spelling import Spellings
+from castd.files.spelling import Spellings, withoutCase
 from castd.interfaces import IContent, IContentSource
 from castd.machines.known import KnownMachine
 from castd.networks import Networks
@@ -364,6 +365,40 @@ def test_ignoreCaseEachDirectory(tree: Path) -> None:
     assert content(source, "Boot/same") == b"Boot/same"
     with pytest.raises(NotFound):
         source.lookup("boot/none", PEER)
+
+
+def test_ignoreCaseAsRulesDo() -> None:
+    """No two names are one without case that a pattern of an access rule tells apart."""
+    alike: dict[str, list[str]] = {}
+    for code in range(sys.maxunicode + 1):
+        alike.setdefault(withoutCase(chr(code)), []).append(chr(code))
+    several = [letters for letters in alike.values() if len(letters) > 1]
+    assert ["K", "k", "\u212a"] in several
+    for letters in several:
+        assert all(second in Patterns([first]) for first in letters for second in letters)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("con\ufb01g", None),  # the ligature fi
+        ("K\u212aEY", "kkey"),
+        ("\xe4\u1e9e", "\xc4\xdf"),
+        ("\xe4ss", None),
+        ("I\u0307", None),
+        ("\u0130", "\u0130"),
+    ],
+)
+def test_ignoreCaseByCharacters(tree: Path, name: str, file: str | None) -> None:
+    """A character is another spelling of one, never of several."""
+    for each in ("config", "kkey", "\xc4\xdf", "\u0130"):
+        (tree / each).write_text(each)
+    source = directory(tree, **{"ignore-case": True})
+    if file is not None:
+        assert content(source, name) == file.encode()
+        return
+    with pytest.raises(NotFound):
+        source.lookup(name, PEER)
 
 
 def test_ignoreCaseBounded(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

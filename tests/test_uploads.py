@@ -122,7 +122,7 @@ def test_unseen(tmp_path: Path) -> None:
     assert only.name.startswith(".")
     assert stat.S_IMODE(only.stat().st_mode) == 0o600
     source = HereDirectory(DirectoryOptions(path=str(tmp_path), ignoreCase=True), maybeDeferred)
-    for name in ("a", only.name, only.name.upper()):
+    for name in ("a", only.name, only.name.upper(), only.name.replace("s", "\u017f")):
         with pytest.raises(NotFound):
             source.lookup(name, ONE)
     begun.abort()
@@ -315,6 +315,7 @@ def test_tooLong(tmp_path: Path, under: str) -> None:
         ("away/a", Forbidden),
         (".castd-1-1.part", Forbidden),
         (".CASTD-1-1.part", Forbidden),
+        (".ca\u017ftd-1-1.part", Forbidden),  # the long s, another spelling of s
     ],
 )
 def test_names(tmp_path: Path, name: str, error: type[Refused]) -> None:

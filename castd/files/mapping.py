@@ -14,6 +14,7 @@ from pydantic.functional_serializers import PlainSerializer
 
 from castd.errors import NotFound
 from castd.files import names, partial
+from castd.files.spelling import withoutCase
 from castd.machines.known import KnownMachine
 from castd.machines.words import FOUND_OUT, Pieces, fill, parse, wordsOf
 from castd.networks import Networks
@@ -178,8 +179,11 @@ class NameMap:
 
 
 def isUnfinished(parts: names.Parts) -> bool:
-    """Return whether this is the path of an upload that is not complete, which no client may touch."""
-    return partial.NAME.fullmatch(parts[-1]) is not None
+    """
+    Return whether this is the path of an upload that is not complete, which no client may touch, in any spelling by
+    which a directory that ignores case would find it.
+    """
+    return partial.NAME.fullmatch(_octets(withoutCase(_text(parts[-1])))) is not None
 
 
 def _filled(texts: tuple[Pieces, ...], values: Mapping[str, str]) -> names.Parts:

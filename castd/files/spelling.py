@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from itertools import islice
 from threading import Lock
 from typing import TypeAlias
@@ -28,6 +29,21 @@ SLICE = 1000
 _Key: TypeAlias = tuple[int, int, int]
 #: The names of a directory, by their form without case.
 _Names: TypeAlias = Mapping[str, Sequence[str]]
+
+
+def withoutCase(name: str) -> str:
+    """
+    Return the form that a name has in common with all that differ from it only by case: character by character, as the
+    patterns of access rules ignore case.  C{str.casefold} would find C{config} for a name with the ligature C{fi}, of
+    which a rule for C{config/**} knows nothing.
+    """
+    return name.lower() if name.isascii() else "".join(map(_characterWithoutCase, name))
+
+
+@lru_cache(4096)
+def _characterWithoutCase(character: str) -> str:
+    forms = character.casefold(), character.lower(), character
+    return next(form for form in forms if len(form) == 1)
 
 
 class Spellings:
@@ -65,7 +81,7 @@ class Spellings:
             names = _namesOf(directory, self._largest)
             if status.st_mtime < time.time() - SETTLED:
                 self._keep(key, names)
-        return [os.fsencode(each) for each in sorted(names.get(os.fsdecode(name).casefold(), ()))]
+        return [os.fsencode(each) for each in sorted(names.get(withoutCase(os.fsdecode(name)), ()))]
 
     def _keep(self, key: _Key, names: _Names) -> None:
         with self._lock:
@@ -104,7 +120,7 @@ def _namesOf(fd: int, largest: int | None) -> _Names:
     listed = os.listdir(fd) if largest is None else _namesUpTo(fd, largest)
     # Not sorted: to sort 300,000 names is one call, and no other thread runs meanwhile.
     for number, name in enumerate(listed):
-        found.setdefault(name.casefold(), []).append(name)
+        found.setdefault(withoutCase(name), []).append(name)
         if not number % SLICE:
             time.sleep(0)
     return found
