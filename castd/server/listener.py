@@ -246,12 +246,12 @@ class Listener(DatagramProtocol):
         if found is None:
             return
         index, request = found
-        if local.broadcast and not self._entries[index].broadcast:
-            self.counts["broadcast"] += 1
-        elif not _isCopy(request, unheard) and not self._answeredAgain(self._entries[index], request, datagram):
+        if not _isCopy(request, unheard) and not self._answeredAgain(self._entries[index], request, datagram):
             self._admit(index, request, datagram)
 
     def _read(self, datagram: bytes, peer: Peer, local: Local, first: int) -> tuple[int, Request] | None:
+        """Find the first dialect that this request is for; one that answers no broadcasts leaves them to the next."""
+        reason = "stray"
         for index, entry in enumerate(self._entries[first:], first):
             try:
                 request = entry.dialect.request(datagram, peer, local)
@@ -261,9 +261,12 @@ class Listener(DatagramProtocol):
             except Refused as error:
                 self.refusals.refuse(entry, None, peer, local, error)
                 return None
-            if request is not None:
+            if request is None:
+                continue
+            if not local.broadcast or entry.broadcast:
                 return index, request
-        self.counts["stray"] += 1
+            reason = "broadcast"
+        self.counts[reason] += 1
         return None
 
     def _answeredAgain(self, entry: PortDialect, request: Request, datagram: bytes) -> bool:

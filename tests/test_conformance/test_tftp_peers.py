@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from castd.dialects import multicast, sbroadcast, tftp
 from castd.packets.tftp import Data, Error, Oack, buildAck, buildError
 from castd.request import Local
-from castd.testing import Network, RecordingClient, pattern
-from tests.support.clients.tftp import ackedTo, data, download, hear, isError, rrq, say, wrq
-from tests.support.stage import SERVER, TftpStage
+from castd.testing import Network, RecordingClient, memorySite, pattern
+from tests.support.clients.tftp import F, ackedTo, data, download, hear, isError, rrq, say, wrq
+from tests.support.stage import HOST, SERVER, Stage, TftpStage
 
 
 def test_TC30_anAckFromAnotherPort() -> None:
@@ -199,6 +200,23 @@ def test_TC44_broadcastRequests(address: str) -> None:
             assert letter.datagram[4:] == data(1).payload
             assert letter.source[0] == "10.0.0.1"
             assert ackedTo(client, 1, letter.source) == data(2)
+
+
+@pytest.mark.parametrize("on", [False, True])
+@pytest.mark.parametrize("options", [{"multicast": ""}, {"sbroadcast": "255.255.255.0"}])
+def test_TC44_broadcastRequestsForAGroup(options: dict[str, str], on: bool) -> None:
+    """A group is not for whoever asks by broadcast: the option is left out, if plain TFTP answers such a request."""
+    network = Network(seed=1, latency=0.0002)
+    network.host(HOST)
+    groups = ((sbroadcast, {"subnets": ["10.0.0.0/24"]}), (multicast, {}))
+    with Stage(network, memorySite(network, {"f": F}), *groups, (tftp, {"broadcast": on}), port=69) as stage:
+        client = RecordingClient(network.host("10.0.0.9"), 2000)
+        client.port.setBroadcastAllowed(True)
+        for name in ("missing", "f"):
+            client.send(rrq(name, blksize=512, **options), ("255.255.255.255", 69))
+        network.advance(0.5)
+        assert [hear(client) for _ in client.inbox] == [Oack((("blksize", "512"),))] * on
+        assert stage.listener.counts["broadcast"] == (0 if on else 2)
 
 
 def test_TC45_theSecondAddress() -> None:
