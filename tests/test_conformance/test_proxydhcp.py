@@ -265,6 +265,17 @@ def test_PX20_requestTo67(tmp_path: Path, id: str) -> None:
         assert stage.replay(id) == []
 
 
+@pytest.mark.parametrize("type_", [None, *range(10), 13])
+def test_PX20_typesByPort(tmp_path: Path, type_: int | None) -> None:
+    """PX-20: port 67 answers a DISCOVER alone, and port 4011 a REQUEST and an INFORM: of all types of messages."""
+    asked = discover(leave=[53]) if type_ is None else discover(options={53: bytes([type_])})
+    with ProxyStage(tmp_path, {"boot": "boot.ipxe"}) as stage:
+        for answer_, port in ((dhcp.OFFER, ALL), (dhcp.ACK, BOOT)):
+            answered = type_ == dhcp.DISCOVER if port == ALL else type_ in (dhcp.REQUEST, dhcp.INFORM)
+            said = stage.hear(asked, NOWHERE if port == ALL else (MACHINE, 68), port)
+            assert [each.packet.messageType for each in said] == [answer_] * answered
+
+
 REQUESTS = (
     "P-01",
     "P-06",
