@@ -18,7 +18,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
@@ -393,6 +393,21 @@ def test_forgottenWhenClosed() -> None:
             link = connected(factory)
             link.protocol.connectionLost(Failure(ConnectionDone()))
             assert not link.aborting
+
+
+@pytest.mark.parametrize("length", [b"Content-Length: 8", b"Content-Length: 99999999", b"Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("method", [b"POST", b"GET"])
+def test_noBody(method: bytes, length: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request with a body is refused before that is read: it takes neither time nor room on the disk."""
+    begun: list[object] = []
+    monkeypatch.setattr("twisted.web.http._getContentFile", begun.append)
+    link = connected(MetricsSite(MetricsPage(Counters(), lambda: succeed(None))))
+    form = b"Content-Type: application/x-www-form-urlencoded\r\nExpect: 100-continue\r\n"
+    headers = b" /healthz HTTP/1.1\r\nHost: x\r\n" + form + length
+    link.protocol.dataReceived(method + headers + b"\r\n\r\n8\r\na=1&b=23\r\n")
+    assert (link.value()[:12], link.value().count(b"HTTP/"), link.disconnecting) == (b"HTTP/1.1 413", 1, True)
+    link.protocol.connectionLost(Failure(ConnectionDone()))
+    assert not begun
 
 
 def test_anAnswerThatIsNoJSON(events: list[dict[str, Any]]) -> None:

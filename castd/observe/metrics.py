@@ -511,6 +511,17 @@ class PageConnection(HTTPChannel):
         HTTPChannel.connectionMade(self)
         self.site.limit.enter(self)
 
+    def allHeadersReceived(self) -> None:
+        """
+        Refuse a request that is to have a body, as none needs one: Twisted would put it on the disk, however large, and
+        read it as a form while all transfers wait.
+        """
+        if self.length == 0:
+            HTTPChannel.allHeadersReceived(self)
+            return
+        self.transport.write(b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        HTTPChannel.loseConnection(self)
+
     def allContentReceived(self) -> None:
         """Answer a request, as the whole of it has come: headers that never end are no request."""
         self.answering = True
