@@ -4,12 +4,11 @@ Connect one cast to a port: translate its datagrams to events and its actions to
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -36,10 +35,8 @@ from castd.interfaces import (
     IBoundedCast,
     ICast,
     IContent,
-    IDatagramPort,
     IDialect,
     IGroupWire,
-    IListeningPort,
     IMappedTransfer,
     IPaced,
     IRecordedCast,
@@ -48,10 +45,9 @@ from castd.interfaces import (
     IWire,
     LiveReceiver,
     MemberMap,
-    Octets,
 )
 from castd.pacing import Pacer, RateLimit
-from castd.request import Local, Peer, Request
+from castd.request import Peer, Request
 from castd.server import eventlog
 from castd.server.blockcache import AwaitedChunk, Chunk, ChunkAwaited
 from castd.server.fallback import Fallbacks
@@ -841,48 +837,3 @@ class CastProtocol(FastPath):
             _log.failure("{transport}: a cast failed to close", event="fault", transport=self.name)
         closeContent(self.content, self.name)
         self.listener.castClosed(self)
-
-
-@implementer(IDatagramPort)
-class ListeningTransport:
-    """
-    Sends the datagrams of a cast or upload by the request port, from the address that the request was sent to.
-    """
-
-    def __init__(self, port: IListeningPort, request: Request) -> None:
-        self._port = port
-        self._local = request.local
-        self._peer = request.peer
-
-    def write(self, datagram: Octets, address: Peer | None = None) -> None:
-        self._port.writeFrom(datagram, address or self._peer, self._local)
-
-    def writeFrom(self, datagram: Octets, address: Peer, local: Local) -> None:
-        self._port.writeFrom(datagram, address, local)
-
-    def writeBurst(self, image: Octets, step: int, address: Peer | None = None, local: Local | None = None) -> int:
-        return self._port.writeBurst(image, step, address or self._peer, local or self._local)
-
-    def burstWriter(self, step: int, most: int, address: Peer | None = None) -> Callable[[Octets], None]:
-        target = address or self._peer
-
-        def send(image: Octets) -> None:
-            if self._port.writeBurst(image, step, target, self._local) < len(image):
-                raise BlockingIOError
-
-        return send
-
-    def setGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
-        self._port.setGroup(ttl, interface, loopback, broadcast)
-
-    def holdWindow(self, blocks: int, octets: int) -> int:
-        return self._port.holdWindow(blocks, octets)
-
-    def getHost(self) -> IPv4Address | IPv6Address:
-        return self._port.getHost()
-
-    def readArrived(self) -> None:
-        """Do nothing: the datagrams of a peer at the request port are read in their order."""
-
-    def stopListening(self) -> None:
-        """Do nothing: the port belongs to the listener."""

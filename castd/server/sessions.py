@@ -31,7 +31,8 @@ from castd.interfaces import (
 from castd.pacing import Pacer, RateLimit
 from castd.request import Peer, Request
 from castd.server import eventlog
-from castd.server.cast_protocol import CastProtocol, ListeningTransport, closeContent
+from castd.server.cast_protocol import CastProtocol, closeContent
+from castd.server.listening_transport import ListeningTransport
 from castd.server.recorder import RecordedCast, RecordedUpload, noteRequest
 from castd.server.upload_protocol import UploadProtocol
 
