@@ -119,6 +119,9 @@ class CastProtocol(FastPath):
     """
     Sends what one cast decides, and what the casts of those receivers decide that do not hear its group.
 
+    A subclass may extend L{dismiss}, which is called for each receiver that leaves, and L{close}, which is called at
+    the end; nobody else calls them: to remove a receiver there are L{replace} and L{displace}, to end the cast L{end}.
+
     @ivar name, fileName, size, group, opened: see L{ILiveTransfer}.
     @ivar entry: the dialect at the listener that it belongs to.
     @ivar key: only a request with an equal key may join, see L{IDialect.key<castd.interfaces.IDialect.key>}.
@@ -413,8 +416,8 @@ class CastProtocol(FastPath):
         self._dropFastPath()
         del self.receivers[receiver.request.peer]
         wants = (prepared.last(steps, self._end),)
-        self._dismiss(receiver, self._lacking(receiver, outcomes.DONE, self._steppedAt, wants, 0), self._seconds())
-        self._close()
+        self.dismiss(receiver, self._lacking(receiver, outcomes.DONE, self._steppedAt, wants, 0), self._seconds())
+        self.close()
 
     def _peerState(self, peer: Peer) -> PeerState | None:
         if self._late is not None:
@@ -520,7 +523,7 @@ class CastProtocol(FastPath):
         queue = self._queue
         due = self._sendDue(now) if not queue.kept or queue.flush(self) else None
         if not self.receivers and not self._lingers(now):
-            self._close()
+            self.close()
             return
         self._wait(due, now, not self._main.unsent, self._turn)
 
@@ -707,7 +710,7 @@ class CastProtocol(FastPath):
         self.receivers.pop(action.peer)
         self._dropFallback(action.peer)
         seen = self._ending(sender, receiver, self._outcome(action), action.wants, action.repeated)
-        self._dismiss(receiver, seen._replace(heard=action.heard), now)
+        self.dismiss(receiver, seen._replace(heard=action.heard), now)
 
     def _ending(
         self, sender: CastSender, receiver: Receiver, outcome: str, wants: Ranges, repeated: int
@@ -742,10 +745,10 @@ class CastProtocol(FastPath):
             return outcomes.UNCONFIRMED
         return action.outcome
 
-    def _dismiss(self, receiver: Receiver, ending: eventlog.Ending, now: float) -> None:
+    def dismiss(self, receiver: Receiver, ending: eventlog.Ending, now: float) -> None:
         """
-        Send a receiver its farewell, and log its outcome.  One that has sent nothing but its request gets no farewell
-        when it is silent: the request may be forged.
+        Send a receiver that is removed its farewell, and log its outcome.  One that has sent nothing but its request
+        gets no farewell when it is silent: the request may be forged.
         """
         request, outcome = receiver.request, ending.outcome
         if ending.heard or outcome != outcomes.SILENT:
@@ -791,7 +794,7 @@ class CastProtocol(FastPath):
             self._main.cast.hear(peer, Leave(outcomes.REPLACED), now)
         except BaseException:
             self._fail()
-        self._dismiss(receiver, ending, now)
+        self.dismiss(receiver, ending, now)
         self.pump()
 
     def displace(self, peer: Peer) -> None:
@@ -816,10 +819,11 @@ class CastProtocol(FastPath):
         sentAt = self._steppedAt if self._sender is None else max(self._steppedAt, self._sender.sentAt)
         ending = eventlog.Ending(outcome, sentAt)
         for receiver in receivers.values():
-            self._dismiss(receiver, ending, now)
-        self._close()
+            self.dismiss(receiver, ending, now)
+        self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Close the cast, which has no receivers any more, and its port."""
         if self.ended:
             return
         self.ended = True

@@ -23,7 +23,6 @@ from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.errors import Refused
 from castd.interfaces import IContent, IDatagramPort, ISite, ITransferHalf, IUpload, IWire, Octets
 from castd.pacing import RateLimit
 from castd.packets.pcapng import Captured
@@ -492,14 +491,16 @@ class RecordedCast(CastProtocol):
         self.tape.arrived(datagram, addr)
         super().strangerReceived(datagram, addr)
 
-    def _dismiss(self, receiver: Receiver, ending: eventlog.Ending, now: float) -> None:
-        super()._dismiss(receiver, ending, now)
+    def dismiss(self, receiver: Receiver, ending: eventlog.Ending, now: float) -> None:
+        """As L{CastProtocol.dismiss}; then forget the packets of the receiver."""
+        super().dismiss(receiver, ending, now)
         if ending.outcome == outcomes.PROBE:
             self._recorder.sizeAsked(self.tape, receiver.request.peer)
         self._recorder.left(self.tape, receiver.request.peer)
 
-    def _close(self) -> None:
-        super()._close()
+    def close(self) -> None:
+        """As L{CastProtocol.close}; then forget all packets of the cast."""
+        super().close()
         self._recorder.ended(self.tape)
 
 
@@ -522,9 +523,13 @@ class RecordedUpload(UploadProtocol):
         requested: Callable[[bytes, Peer], object],
     ) -> None:
         """The arguments are those of L{UploadProtocol}."""
-        super().__init__(site, name, request, uploadReceiver, upload, done, requested)
-        self._recorder = recorder
-        self.tape = recorder.tape(name, request)
+        tape = self.tape = recorder.tape(name, request)
+
+        def ended(protocol: UploadProtocol) -> None:
+            done(protocol)
+            recorder.ended(tape)
+
+        super().__init__(site, name, request, uploadReceiver, upload, ended, requested)
 
     def startProtocol(self) -> None:
         """Note what is sent, now that the upload is connected to its port."""
@@ -539,10 +544,6 @@ class RecordedUpload(UploadProtocol):
         """Note a datagram of somebody else, and handle it."""
         self.tape.arrived(datagram, addr)
         super().strangerReceived(datagram, addr)
-
-    def _close(self, outcome: str | None, refusal: Refused | None) -> None:
-        super()._close(outcome, refusal)
-        self._recorder.ended(self.tape)
 
 
 def noteRequest(session: CastProtocol | UploadProtocol, datagram: bytes, peer: Peer, local: Local) -> None:
