@@ -312,6 +312,22 @@ def test_inTime() -> None:
     assert clock.getDelayedCalls() == []
 
 
+def test_tooManyLinesInTime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many lines without a reason were too many is said and counted when the minute is over, too."""
+    monkeypatch.setattr(RateLimiter, "MAX_LINES", 3)
+    passed: list[Any] = []
+    clock = Clock()
+    observer = RateLimiter(passed.append, lambda seconds, call: clock.callLater(seconds, call).active())
+    made = Events(observer)
+    for _ in range(5):
+        made.received()
+    clock.advance(60.1)
+    assert [event["event"] for event in passed] == ["received"] * 3 + ["left-out"]
+    assert (passed[3]["count"], passed[3]["kinds"], passed[3]["log_time"]) == (2, "2 received", NOON + 60)
+    assert observer.omitted == 2
+    assert clock.getDelayedCalls() == []
+
+
 def test_heldBackIsSaid() -> None:
     """What was held back is said by the first event of the next minute, be it of another kind, or by the end."""
     passed: list[Any] = []

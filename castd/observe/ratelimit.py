@@ -82,6 +82,8 @@ class RateLimiter:
         if fault is None:
             self._lines[known] += 1
             passed = self._lines[known] <= self.MAX_LINES
+            if not passed:
+                self._leftOut["received"] += 1
         else:
             passed = self._isFirst(self._seen[known], fault, event)
         if passed:
@@ -133,9 +135,6 @@ class RateLimiter:
         """
         repeated = [each for seen in self._seen.values() for each in seen.values() if each.more]
         leftOut = self._leftOut
-        for each in self._lines:
-            if self._lines[each] > self.MAX_LINES:
-                leftOut["received"] += self._lines[each] - self.MAX_LINES
         self._seen, self._lines, self._leftOut = {True: {}, False: {}}, {True: 0, False: 0}, Counter()
         last = self._since + self.WINDOW if now is None else now
         self._since = self._since if now is None else now
