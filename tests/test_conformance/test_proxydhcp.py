@@ -209,6 +209,33 @@ def test_PX14_ownClass(tmp_path: Path) -> None:
             assert only(stage.hear(discover(xid=value[:4], options={77: value}), seconds=0.1)).file == file
 
 
+#: iPXE that can fetch by HTTP, and iPXE that cannot.
+HTTP, NO_HTTP = {175: b"\x13\1\1\x15\1\1"}, {175: b"\x13\1\0\x15\1\1"}
+UUID = {97: b"\0\x33\x22\x11\x00\x55\x44\x77\x66" + bytes.fromhex("8899aabbccddeeff")}
+NEAR, FAR = {"source": (MACHINE, 68)}, {"source": ("10.67.0.9", 68)}
+
+
+@pytest.mark.parametrize(
+    ("demand", "fits", "others"),
+    [
+        ({"lacks": ["http"], "ipxe": True}, {"options": NO_HTTP}, {"options": HTTP}),
+        ({"machines": ["b8:27:eb:*"]}, {"mac": "b8:27:eb:00:00:01"}, {"mac": "52:54:00:27:eb:01"}),
+        ({"machines": ["00112233-4455-6677-8899-aabbccddeeff"]}, {"options": UUID}, {}),
+        ({"networks": "10.67.0.0/24"}, FAR, NEAR),
+        ({"arch": "efi-x86"}, {"arch": 6}, {"arch": 7}),
+    ],
+)
+def test_whatARuleDemands(tmp_path: Path, demand: dict[str, Any], fits: dict[str, Any], others: dict[str, Any]) -> None:
+    """A rule is for the machines that it names alone; all others get what the next one says."""
+    rules = ({**demand, "boot": "bootcode.bin"}, {"boot": "boot.ipxe"})
+    own = {"clients": ["10.66.0.0/24", "10.67.0.0/24"]}
+    for of, file in ((fits, "bootcode.bin"), (others, "boot.ipxe")):
+        machine = {"source": (MACHINE, 68), **of}
+        source = machine.pop("source")
+        with ProxyStage(tmp_path, *rules, own=own) as stage:
+            assert only(stage.hear(ask(**machine), source, BOOT)).file == file
+
+
 def test_PX15_parts(tmp_path: Path) -> None:
     """PX-15: options in two parts are one (RFC 3396)."""
     with ProxyStage(tmp_path, X64) as stage:
