@@ -51,6 +51,39 @@ def test_everyVectorIsUsed() -> None:
     assert len(AGREED) > 40
 
 
+#: The least and the greatest value of each option, and what is granted beyond the greatest: a block size is clamped,
+#: all else is left out.
+EDGES = [
+    ("blksize", 8, 65464, "65464"),
+    ("blksize2", 8, 32768, "32768"),
+    ("timeout", 1, 255, None),
+    ("utimeout", 10_000, 255_000_000, None),
+    ("windowsize", 1, 65535, None),
+    ("rollover", 0, 1, None),
+]
+
+
+@pytest.mark.parametrize("write", [False, True])
+@pytest.mark.parametrize(("name", "least", "greatest", "clamped"), EDGES)
+def test_theEdgesOfEachOption(name: str, least: int, greatest: int, clamped: str | None, write: bool) -> None:
+    """The least and the greatest value are granted as they are; the next one beyond is left out, or clamped."""
+
+    def granted(value: int) -> str | None:
+        request = Request(CLIENT, SERVER, "f", write=write, options=((name, str(value)),))
+        answer = negotiate(request, OptionLimits(65464, 65535), None if write else 1)
+        return dict(answer.answer).get(name)
+
+    assert [granted(least), granted(greatest)] == [str(least), str(greatest)]
+    assert [granted(least - 1), granted(greatest + 1)] == [None, clamped]
+
+
+@pytest.mark.parametrize("value", ["", "-1", "+1", " 1", "0x1", "1.0", "1" * 21, "\xb2"])
+def test_tsizeOfAWrite(value: str) -> None:
+    """A size of an upload that is no number is left out, and so no size is known."""
+    agreed = negotiate(Request(CLIENT, SERVER, "f", write=True, options=(("tsize", value),)), OptionLimits())
+    assert (agreed.answer, agreed.tsize) == ((), None)
+
+
 #: Options as clients send them and as nobody should: known names in any case, and values near every border.
 known = st.sampled_from([*_RULES, "BLKSIZE", "WindowSize", "nosuch"])
 values = st.sampled_from(
