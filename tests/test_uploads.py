@@ -211,12 +211,23 @@ def test_policy(tmp_path: Path, policy: str, before: bool, error: type[Refused] 
     assert everything(tmp_path) == ({} if after is None else {"a": after})
 
 
+def _makeReadOnly(path: Path) -> None:
+    """Put a file there, in place of that which is there, to which nobody may write."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(b"read-only")
+    path.chmod(0o444)
+
+
 @pytest.mark.parametrize(
     ("policy", "change", "error", "after"),
     [
         ("create", lambda path: path.write_bytes(b"other"), Exists, {"a": b"other"}),
         ("existing", Path.unlink, NotFound, {}),
         ("overwrite", lambda path: (path.unlink(missing_ok=True), path.mkdir()), Forbidden, {}),
+        ("overwrite", _makeReadOnly, Forbidden, {"a": b"read-only"}),
+        ("existing", _makeReadOnly, Forbidden, {"a": b"read-only"}),
+        ("overwrite", lambda path: path.symlink_to("none"), Forbidden, None),
+        ("overwrite", os.mkfifo, Forbidden, None),
     ],
 )
 def test_changedMeanwhile(tmp_path: Path, policy: str, change: Any, error: type[Refused], after: Any) -> None:
@@ -229,7 +240,10 @@ def test_changedMeanwhile(tmp_path: Path, policy: str, change: Any, error: type[
     errors: list[Any] = []
     begun.commit().addErrback(errors.append)
     assert errors[0].type is error
-    assert everything(tmp_path) == after
+    if after is None:
+        assert [each.is_file() for each in tmp_path.iterdir()] == [False]
+    else:
+        assert everything(tmp_path) == after
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("b")])

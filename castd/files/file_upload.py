@@ -341,11 +341,14 @@ class FileUpload:
         """Give the file its name, or one beside it where both are kept.  In a thread."""
         name, options = self.key[2], self._uploads.options
         if not options.keepsBoth:
-            partial.publish(self._directory, self._part, name, options.policy)
+            # What has the name now may have come since the upload began.
+            if options.policy != "create":
+                self._uploads.checkPolicy(self._directory, name)
+            partial.publish(self._directory, self._part, name, options.policy != "create")
             return
         for other in namesBeside(name, self._moment if options.policy == "time" else None):
             with suppress(FileExistsError):
-                partial.publish(self._directory, self._part, other, "create")
+                partial.publish(self._directory, self._part, other, False)
                 return
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
 

@@ -66,23 +66,21 @@ def _lock(fd: int) -> bool:
     return os.fstat(fd).st_nlink > 0
 
 
-def publish(directory: int, part: bytes, name: bytes, policy: str) -> None:
+def publish(directory: int, part: bytes, name: bytes, replace: bool) -> None:
     """
     Give a partial file the name that the upload is for, in one step.
 
     @param directory: descriptor of the directory that both names are in.
     @param part: the name of the partial file.
-    @param policy: C{"create"}: there must be no file of that name, even if one has appeared since the upload began;
-        C{"existing"}: there must be one; C{"overwrite"}: either.
-    @raise OSError: C{FileExistsError}, C{FileNotFoundError}, or any error of renaming.
+    @param replace: replace a file of that name; C{False}: there must be none, even if one has appeared since the upload
+        began.
+    @raise OSError: C{FileExistsError}, or any error of renaming.
     """
-    if policy == "create":
-        os.link(part, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-        remove(directory, part)
+    if replace:
+        os.rename(part, name, src_dir_fd=directory, dst_dir_fd=directory)
         return
-    if policy == "existing":
-        os.lstat(name, dir_fd=directory)
-    os.rename(part, name, src_dir_fd=directory, dst_dir_fd=directory)
+    os.link(part, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    remove(directory, part)
 
 
 def syncDirectory(directory: int) -> None:
