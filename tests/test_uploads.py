@@ -686,6 +686,19 @@ def test_sweptWhileBegun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert everything(tmp_path) == {"a": b"x"}
 
 
+def test_namesTaken(tmp_path: Path) -> None:
+    """However many partial files another server of the same process number has there, an upload finds a name."""
+    sink = drop(tmp_path)
+    assert upload(sink, "a", b"x") is None
+    next_ = next(partial._numbers) + 1
+    for number in range(next_, next_ + 20):
+        (tmp_path / f".castd-{os.getpid()}-{number}.part").write_bytes(b"theirs")
+    assert upload(sink, "b", b"y") is None
+    found = everything(tmp_path)
+    assert (found.pop("a"), found.pop("b")) == (b"x", b"y")
+    assert list(found.values()) == [b"theirs"] * 20
+
+
 def test_noDescriptorsLeft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the directory cannot be opened now, the client is told to try again."""
     sink = drop(tmp_path)

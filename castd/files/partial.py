@@ -36,20 +36,29 @@ def create(directory: int) -> tuple[bytes, int]:
     @raise OSError: as creating a file does.
     """
     for _ in range(_TRIES):
+        name, fd = _createNext(directory)
+        try:
+            if _lock(fd):
+                return name, fd
+        except OSError:
+            remove(directory, name)
+            closeFd(fd)
+            raise
+        # Between open and lock another process has taken it for an abandoned file, and removes it.
+        closeFd(fd)
+    raise BlockingIOError(errno.EAGAIN, "others lock every file that is created")
+
+
+def _createNext(directory: int) -> tuple[bytes, int]:
+    """
+    Create a file of the next name that is free.  In containers several servers are process 1, and what a crash has left
+    stays where the file system has no locks.
+    """
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
         name = b".castd-%d-%d.part" % (os.getpid(), next(_numbers))
         with suppress(FileExistsError):
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(name, flags, 0o600, dir_fd=directory)
-            try:
-                if _lock(fd):
-                    return name, fd
-            except OSError:
-                remove(directory, name)
-                closeFd(fd)
-                raise
-            # Between open and lock another process has taken it for an abandoned file, and removes it.
-            closeFd(fd)
-    raise BlockingIOError(errno.EAGAIN, "others lock every file that is created")
+            return name, os.open(name, flags, 0o600, dir_fd=directory)
 
 
 def _lock(fd: int) -> bool:
