@@ -83,6 +83,27 @@ def test_lookup(collected: Collected, archive: Path) -> None:
     assert result(made.lookup("boot/file", PEER)).version != version
 
 
+def test_replacedWhileOpened(collected: Collected, archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read of an archive that is replaced meanwhile is not taken for a file of the new one."""
+    plugin = sys.modules["castd.plugins.castd_zip"]
+    opened, newer = plugin.ZipFile, archive.with_name("newer.zip")
+
+    def replaced(file: Any) -> zipfile.ZipFile:
+        found: zipfile.ZipFile = opened(file)
+        with zipfile.ZipFile(newer, "w") as made:
+            made.writestr("boot/file", OCTETS[::-1])
+        newer.rename(archive)
+        return found
+
+    served = source(collected, archive)
+    monkeypatch.setattr(plugin, "ZipFile", replaced)
+    old = result(served.lookup("boot/file", PEER))
+    monkeypatch.setattr(plugin, "ZipFile", opened)
+    new = result(served.lookup("boot/file", PEER))
+    assert (old.read(0, 4000), new.read(0, 4000)) == (OCTETS, OCTETS[::-1])
+    assert old.version != new.version
+
+
 def test_wrongFile(collected: Collected, tmp_path: Path) -> None:
     """An archive that is not there, or is none, is a fault with its key."""
     (tmp_path / "none").write_text("no archive")

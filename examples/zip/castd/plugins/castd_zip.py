@@ -6,6 +6,7 @@ It is one file, as a plugin of somebody else may be: the announcement, the optio
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ class Options(Settings):
 class Member:
     """Reads one file of an archive, which was unpacked into memory."""
 
-    def __init__(self, name: str, data: bytes, version: tuple[str, int, int, int]) -> None:
+    def __init__(self, name: str, data: bytes, version: tuple[str, int, int, int, int, int]) -> None:
         self.name, self.size, self.version, self._data = name, len(data), version, data
 
     def read(self, offset: int, length: int) -> bytes:
@@ -73,12 +74,14 @@ class Archive:
         path = Path(self._options.file)
         try:
             # Opened for each request: the next one gets a replaced archive.
-            with ZipFile(path) as archive:
+            with path.open("rb") as file, ZipFile(file) as archive:
                 found = archive.getinfo(plain)
                 if found.file_size > self._options.largest:
                     raise Forbidden(why=f"larger than {self._options.largest} octets")
-                status = path.stat()
-                return Member(name, archive.read(found), (plain, status.st_ino, status.st_size, status.st_mtime_ns))
+                # Of the archive that is open: another one may be at the path by now.
+                status = os.fstat(file.fileno())
+                version = plain, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+                return Member(name, archive.read(found), version)
         except KeyError:
             raise NotFound from None
         except (OSError, BadZipFile) as error:
