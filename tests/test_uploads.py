@@ -145,6 +145,21 @@ def test_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (order, fired) == (["sync file", "rename", "sync directory"], [None])
 
 
+def test_directoriesSynced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each directory that gets another one, or a file, is on the disk before the commit fires; no other is synced."""
+    (tmp_path / "there").mkdir()
+    synced, fsync = list[str](), os.fsync
+
+    def watch(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    assert upload(drop(tmp_path, **{"make-directories": True}), "there/b/c/file", b"x") is None
+    folders = [each.removeprefix(str(tmp_path)) for each in synced if not each.endswith(".part")]
+    assert folders == ["/there", "/there/b", "/there/b/c"]
+
+
 @pytest_twisted.inlineCallbacks
 def test_realThread(tmp_path: Path) -> Any:
     """With threads of its own it is as with a test's, for many uploads at a time."""

@@ -300,4 +300,6 @@ def _makeDirectory(part: bytes, directory: int) -> bool:
         os.mkdir(part, 0o755, dir_fd=directory)
     except FileExistsError:
         return False
+    # An upload that is acknowledged must not get lost with the directory that it lies in.
+    partial.syncDirectory(directory)
     return True
