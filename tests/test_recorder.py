@@ -20,15 +20,17 @@ from castd.errors import ConfigError
 from castd.files.threads import RunInThread
 from castd.observe.captures import MOST_OF_KIND, MOST_OF_MACHINE, PERIOD, CaptureFolder, CaptureRate, captureName
 from castd.observe.format import asMessage
+from castd.packets.pcapng import Captured
 from castd.packets.tftp import TftpRequest, buildData, buildRequest
 from castd.request import Local, Request
+from castd.server import recorder as recorder_
 from castd.server.attempts import SIZE_TIME
 from castd.server.cast_protocol import CastProtocol
 from castd.server.recorder import MOST_ENDED, MOST_HEAD, OVERHEAD, RecordedCast, Recorder, Selection
 from castd.service import recorders
 from castd.testing import Network, RecordingClient
 from tests.support.captures import Seen, readCapture, told
-from tests.support.disks import result
+from tests.support.disks import Later, result
 from tests.support.log import observed
 from tests.support.server import CLIENT, SERVER, START, TFTP, Case, Client
 
@@ -657,5 +659,36 @@ def test_groupOnce() -> None:
     for number in (9, 10):
         tape.requested(b"request", (f"10.0.0.{number}", 1), local)
     tape.sent(b"to all", tape.group)
-    assert [each.head for each in made.take(Selection(), 0.0)].count(b"to all") == 1
-    assert [each.head for each in made.take(Selection("10.0.0.9"), 0.0)].count(b"to all") == 1
+    assert [each.head for each in made.take(Selection()).latest(99, 0.0)].count(b"to all") == 1
+    assert [each.head for each in made.take(Selection("10.0.0.9")).latest(99, 0.0)].count(b"to all") == 1
+
+
+def test_recordBesideTheLoop(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many packets are kept, the loop waits for none of them to be read, and only the latest are."""
+    made = list[object]()
+
+    def counted(*fields: Any) -> Captured:
+        made.append(fields)
+        return Captured(*fields)
+
+    monkeypatch.setattr(recorder_, "Captured", counted)
+    monkeypatch.setattr(recorders, "MOST_ASKED", 10)
+    case = Case(folder, network, START + TFTP + RECORDER)
+    clients = [Client(network, host=f"10.0.0.{number}") for number in range(10, 14)]
+    for _ in range(8):
+        network.advance(0.01)
+        for client in clients:
+            client.step()
+    everything = taken(result(ask(case, client="10.0.0.13")))
+    for question in ({}, {"client": "10.0.0.13"}):
+        case.server.recorders.thread = thread = Later()
+        made.clear()
+        asked = ask(case, **question)
+        assert (made, len(thread.jobs)) == ([], 1)
+        thread.run()
+        answer = result(asked)
+        assert answer["packets"] == 10
+        assert 10 <= len(made) < 24
+    # The time since 1970 is taken anew for each answer.
+    assert [each[1:] for each in taken(answer)] == [each[1:] for each in everything[-10:]]
+    case.server.stopService()

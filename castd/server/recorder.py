@@ -12,8 +12,9 @@ use, a machine that has answered nothing yet gives up its ring for the next one:
 from __future__ import annotations
 
 import fnmatch
+import heapq
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from copy import copy
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
@@ -166,8 +167,12 @@ class Tape:
 
     def packets(self, key: Endpoint) -> list[Kept]:
         """Return what is kept of a machine, and of its group, in the order of time."""
+        return sorted((each for ring in self.ringsOf(key) for each in ring.packets), key=_instant)
+
+    def ringsOf(self, key: Endpoint) -> list[Ring]:
+        """Return the rings with what is kept of a machine: its own, that of its group, and that of all others."""
         wanted = [self.rings.get(key), None if self.group is None else self.rings.get(self.group), self._others]
-        return sorted((each for ring in wanted if ring is not None for each in ring.packets), key=_instant)
+        return [ring for ring in wanted if ring is not None]
 
     def capture(self, kept: Iterable[Kept], offset: float) -> list[Captured]:
         """Return packets as a capture has them; see L{captured}."""
@@ -181,11 +186,13 @@ def captured(kept: Iterable[Kept], local: Endpoint, offset: float) -> list[Captu
     @param local: the address here of those that have none of their own.
     @param offset: seconds from an instant to the time since 1970.
     """
-    found = []
-    for instant, outgoing, remote, here, head, octets in kept:
-        source, target = (here or local, remote) if outgoing else (remote, here or local)
-        found.append(Captured(instant + offset, outgoing, source, target, head, octets))
-    return found
+    return [_captured(each, local, offset) for each in kept]
+
+
+def _captured(kept: Kept, local: Endpoint, offset: float) -> Captured:
+    instant, outgoing, remote, here, head, octets = kept
+    source, target = (here or local, remote) if outgoing else (remote, here or local)
+    return Captured(instant + offset, outgoing, source, target, head, octets)
 
 
 def _instant(kept: Kept) -> float:
@@ -222,6 +229,58 @@ class Selection(NamedTuple):
         """Return whether a machine and a file are asked for."""
         asked = self.address in (None, machine[0].partition("%")[0])
         return asked and (self.name is None or fnmatch.fnmatchcase(name, self.name))
+
+
+class _Part(NamedTuple):
+    """
+    Packets of one ring, or of requests that were not served, in the order of time.
+
+    @ivar local: the address here of those that have none of their own.
+    @ivar since: only what is later than this instant is asked for.
+    @ivar comment: of the last packet.
+    """
+
+    local: Endpoint
+    kept: list[Kept]
+    since: float = float("-inf")
+    comment: str = ""
+
+    def backwards(self, offset: float) -> Iterator[Captured]:
+        """Return the packets as a capture has them, the last one first; C{offset} as for L{Tape.capture}."""
+        comment = self.comment
+        for each in reversed(self.kept):
+            if each[0] <= self.since:
+                break
+            yield _captured(each, self.local, offset)._replace(comment=comment)
+            comment = ""
+
+
+class Taken(NamedTuple):
+    """
+    The packets that C{castd record} gets, as they were when it asked.
+
+    There may be a quarter of a million: they are put in order in a thread, and only as many as are wanted.
+    """
+
+    parts: list[_Part]
+
+    def latest(self, most: int, offset: float) -> list[Captured]:
+        """Return so many packets, each once, in the order of time; C{offset} as for L{Tape.capture}."""
+        found: dict[Captured, None] = {}
+        # Merged, not sorted: sorting all of them would hold up every thread until it is done.
+        backwards = [each.backwards(offset) for each in reversed(self.parts)]
+        for each in heapq.merge(*backwards, key=_time, reverse=True):
+            found[each] = None
+            if len(found) >= most:
+                break
+        # The oldest first, also of those of one instant.
+        packets = [*reversed(found)]
+        packets.sort(key=_time)
+        return packets
+
+
+def _time(packet: Captured) -> float:
+    return packet.time
 
 
 class Recorder:
@@ -379,22 +438,22 @@ class Recorder:
             for each in (self._ended, self._requests, self._unserved):
                 each.clear()
 
-    def take(self, selection: Selection, offset: float) -> list[Captured]:
-        """Return the packets that are asked for, in the order of time; C{offset} as for L{Tape.capture}."""
-        parts = [(ring.tape, ring.key, list(ring.packets)) for ring in self._rings]
-        if selection.address is not None:
-            parts = [(tape, key, tape.packets(key)) for tape, key, _ in parts]
-        found: dict[Captured, None] = {}
-        for tape, key, kept in [*self._ended, *parts]:
-            if selection.wants(key, tape.name):
+    def take(self, selection: Selection) -> Taken:
+        """Return the packets that are asked for; transfers go on meanwhile, and are not in it."""
+        parts = [
+            _Part(tape.local, kept, selection.since)
+            for tape, key, kept in self._ended
+            if selection.wants(key, tape.name)
+        ]
+        for ring in self._rings:
+            if selection.wants(ring.key, ring.tape.name):
                 # What went to a group is with each of its machines.
-                later = (each for each in kept if each[0] > selection.since)
-                found.update(dict.fromkeys(tape.capture(later, offset)))
-        for each in self._unserved:
-            if each.at > selection.since and selection.wants(each.packets[0][2], each.name):
-                *before, last = captured(each.packets, ("", 0), offset)
-                found.update(dict.fromkeys([*before, last._replace(comment=each.why)]))
-        return sorted(found, key=lambda each: each.time)
+                rings = [ring] if selection.address is None else ring.tape.ringsOf(ring.key)
+                parts += (_Part(ring.tape.local, list(each.packets), selection.since) for each in rings)
+        for told in self._unserved:
+            if told.at > selection.since and selection.wants(told.packets[0][2], told.name):
+                parts.append(_Part(("", 0), told.packets, comment=told.why))
+        return Taken(parts)
 
 
 @implementer(IDatagramPort)

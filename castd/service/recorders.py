@@ -27,7 +27,7 @@ from castd.observe.captures import CaptureFolder, CaptureRate, captureName
 from castd.observe.format import asMessage
 from castd.observe.history import isFailure
 from castd.packets.pcapng import Captured, section
-from castd.server.recorder import Recorder, Ring, Selection
+from castd.server.recorder import Recorder, Ring, Selection, Taken
 from castd.server.site import Site
 from castd.service.admin import Question
 
@@ -186,11 +186,7 @@ class Recorders:
 
     def _take(self, selection: Selection) -> Deferred[RecordAnswer]:
         now = self._site.reactor.seconds()
-        packets = self._recorder.take(selection, time.time() - now)[-MOST_ASKED:]
-        if not packets:
-            return succeed({"capture": "", "packets": 0, "until": now})
-        made = self.thread(partial(_encodeCapture, packets))
-        return made.addCallback(lambda text: {"capture": text, "packets": len(packets), "until": now})
+        return self.thread(partial(_answerOf, self._recorder.take(selection), now, time.time() - now))
 
     def close(self) -> Deferred[None]:
         """Have the captures written that wait, if the disk answers in time."""
@@ -210,8 +206,10 @@ def _writeCapture(folder: CaptureFolder, name: str, packets: list[Captured], com
     return folder.write(name, section(packets, comment, _APPLICATION))
 
 
-def _encodeCapture(packets: list[Captured]) -> str:
-    return b64encode(section(packets, "", _APPLICATION)).decode()
+def _answerOf(taken: Taken, now: float, offset: float) -> RecordAnswer:
+    packets = taken.latest(MOST_ASKED, offset)
+    capture = b64encode(section(packets, "", _APPLICATION)).decode() if packets else ""
+    return {"capture": capture, "packets": len(packets), "until": now}
 
 
 def _selection(question: Question) -> Selection:
