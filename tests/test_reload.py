@@ -323,6 +323,15 @@ def test_refused(folder: Path, network: Network, events: list[dict[str, Any]]) -
     assert (Client(network).finish(), early.finish()) == (BODY, BODY)
 
 
+def test_manyFaults(folder: Path, network: Network, events: list[dict[str, Any]]) -> None:
+    """Of a file that is wrong in thousands of lines the first hundred faults are logged: transfers wait for that."""
+    case = Case(folder, network, START + TFTP)
+    faults = case.reload(START + TFTP + "".join(f"k{number}: 1\n" for number in range(5000)))
+    assert faults[0].endswith("k0: unknown key")
+    assert faults[99:] == (faults[99], "4900 more faults: castd check shows all of them")
+    assert [each["fault"] for each in events if each.get("event") == "refused-reload"] == list(faults)
+
+
 def test_missing(folder: Path, network: Network) -> None:
     """A file that is not there, and a directory that has gone, are such faults."""
     case = Case(folder, network, START + TFTP)

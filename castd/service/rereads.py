@@ -23,6 +23,8 @@ _log = Logger(namespace="castd")
 
 #: A reload that takes so many seconds to read the service file is given up; C{castd reload} waits a little longer.
 REREAD_TIMEOUT = 25.0
+#: The most faults of a file that are logged and told: each is a line of the log, for which all transfers wait.
+MOST_FAULTS = 100
 
 
 class Reloadable(Protocol):
@@ -100,7 +102,11 @@ class Rereads:
 
     def _faults(self, failure: Failure) -> tuple[str, ...]:
         if isinstance(failure.value, ConfigError):
-            return failure.value.faults
+            faults = failure.value.faults
+            if len(faults) <= MOST_FAULTS:
+                return faults
+            rest = f"{len(faults) - MOST_FAULTS} more faults: castd check shows all of them"
+            return (*faults[:MOST_FAULTS], rest)
         if failure.check(TimeoutError):
             return (f"{self._server.file}: cannot be read: it has taken longer than {REREAD_TIMEOUT:.0f} s",)
         _log.failure("a reload failed", failure, event="fault")
