@@ -18,7 +18,9 @@ from castd.config import yaml
 from castd.config.config import build
 from castd.dialects.mtftp import REUSE_DELAY
 from castd.errors import ConfigError
+from castd.files import names
 from castd.files.access import Rules
+from castd.files.regex import LinearRegex
 from castd.packets import slam
 from castd.server.listener import Listener
 from castd.service.admin import CONNECTION_TIMEOUT
@@ -579,6 +581,31 @@ def test_compiledOnce(folder: Path, network: Network, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.slow
+def test_rewritesCompiledOnce(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So are the expressions that change names, also of a directory that is new; one that stays the same is kept."""
+    case, later = Case(folder, network, START + TFTP), Later()
+    case.server.thread = later
+    rules = "    rewrite: [{from: ^a, to: b}, {from: (c), to: '\\1'}]\n"
+    text = "castd: 1\ncontent:\n- directory:\n    path: other\n" + rules + TFTP
+    text += "profiles: {own: [{name: own, match: {names: [x]}, rewrite: [{from: d, to: e}]}]}\n"
+    compiled, made = names.linearRegex, list[bytes]()
+
+    def counted(expression: bytes) -> LinearRegex:
+        made.append(expression)
+        return compiled(expression)
+
+    monkeypatch.setattr(names, "linearRegex", counted)
+    sources = []
+    for _ in range(2):
+        made.clear()
+        case.write(text)
+        answers = awaited(case, later)
+        later.run()
+        assert (answers, made) == ([()], [b"^a", b"(c)", b"d"])
+        sources.append(case.server.site.content.sources[0])
+    assert sources[0] is sources[1]
+
+
 def test_often(folder: Path, network: Network) -> None:
     """Ten reloads a second for ten seconds, with transfers all the while: nothing is left open or pending."""
     one = START + "logging: {json: a.json}\ntransports: {tftp: , slam: {file: file}}\n"

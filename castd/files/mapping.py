@@ -6,6 +6,7 @@ C{under}, and words in braces that stand for what is known of a machine (L{castd
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -62,12 +63,13 @@ class RewriteOptions(Settings):
 
     @model_validator(mode="after")
     def _compiles(self) -> RewriteOptions:
-        self.rule()
+        self.rule  # noqa: B018
         return self
 
+    @cached_property
     def rule(self) -> names.Rewrite:
         """
-        Return the compiled rule.
+        The rule, compiled once, where the file is read: not when it is put in force, while all transfers wait.
 
         @raise ValueError: C{from} is no regular expression, or C{to} refers to a group that it does not have.
         """
@@ -126,7 +128,7 @@ class NameMap:
         _, self._above = _divided(options.path)
         self._under = tuple(parse(_text(part)) for part in names.prefix(options.under))
         self._strip = tuple(map(names.prefix, options.strip))
-        self._rules = tuple(each.rule() for each in options.rewrite)
+        self._rules = tuple(each.rule for each in options.rewrite)
         self._networks = Networks(options.networks) if options.networks != clients("any") else None
         found = [wordsOf(pieces) for pieces in (*self._above, *self._under)]
         self.words = frozenset[str]().union(*found, *(rule.words for rule in self._rules))

@@ -154,7 +154,7 @@ class ProfileOptions(Settings):
     @classmethod
     def _noWords(cls, rules: tuple[RewriteOptions, ...]) -> tuple[RewriteOptions, ...]:
         for each in rules:
-            if words := sorted(each.rule().words):
+            if words := sorted(each.rule.words):
                 raise ValueError(f"{{{words[0]}}} is not known here: use it in the rewrite rules of a directory")
         return rules
 

@@ -115,7 +115,7 @@ class Profile:
         like = options.match.like
         base = () if like is None or like not in BY_NAME else (BY_NAME[like].options.match,)
         self._matchers = tuple(map(_Matcher, (*base, options.match)))
-        self._rules = tuple(each.rule() for each in options.rewrite)
+        self._rules = tuple(each.rule for each in options.rewrite)
         self.byMachine = any(each.byMachine for each in self._matchers)
         self.needs = frozenset[str]().union(*(each.needs for each in self._matchers))
         self.anyName = all(each.anyName for each in self._matchers)
