@@ -62,6 +62,30 @@ def test_fewEscapesFromTypes() -> None:
     assert sum("type: ignore" in line for line in lines) <= MOST_IGNORED
 
 
+def test_whatIsReferredToIsThere() -> None:
+    """A docstring or comment that names an attribute of a class of castd names one that the class, or a base, has."""
+    text: dict[str, str] = {}
+    bases: dict[str, set[str]] = {}
+    for path in CODE:
+        source = path.read_text()
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ClassDef):
+                text[node.name] = text.get(node.name, "") + (ast.get_source_segment(source, node) or "")
+                names = {each.id for base in node.bases for each in ast.walk(base) if isinstance(each, ast.Name)}
+                bases.setdefault(node.name, set()).update(names)
+
+    def has(name: str, attribute: str) -> bool:
+        if name not in text:
+            return name not in ("ABC", "Generic", "Interface", "NamedTuple", "Protocol")
+        made = rf"\bdef {attribute}\b|\bself\.{attribute}\b|^\s+{attribute}\b\s*[:=]|@[ic]var [^:]*\b{attribute}\b"
+        own = re.search(made, text[name], re.MULTILINE) is not None
+        return own or any(has(each, attribute) for each in bases[name])
+
+    for path in CODE:
+        for name, attribute in re.findall(r"L\{(?:castd\.[\w.]+\.)?([A-Z]\w*)\.(\w+)", path.read_text()):
+            assert name not in text or has(name, attribute), f"{path}: {name}.{attribute}"
+
+
 def test_twistedIsNotOurs() -> None:
     """The folder twisted/ holds the one plugin file and no __init__.py, which would hide Twisted itself."""
     files = list((ROOT / "twisted").rglob("*.py"))

@@ -313,7 +313,7 @@ class _Explainer:
         return self._result(entry, False, _answer("nothing"))
 
     def _refused(self, entry: PortDialect, request: Request | None, error: Refused) -> Explanation:
-        """Return what a client is sent that is refused, as L{Listener.refuse} sends it."""
+        """Return what a client is sent that is refused, as C{Refusals.refuse} of L{castd.server.refusals} sends it."""
         self._tell("transport", f"refuses the request: {error}", self._entry(entry))
         if isinstance(error, Unanswered):
             return self._unanswered(entry)
