@@ -131,7 +131,7 @@ class IPaced(ICast):
     pace: float = Attribute("The part of the configured rate to send at, above 0, at most 1.  Read before each burst.")
 
 
-class IRecordedCast(ICast):
+class IMappedCast(ICast):
     """Tells which blocks each of its members has, for a map of the group.  A cast need not provide it."""
 
     sentRuns: RunLog | None = Attribute("When each block was sent last; None: L{recordSent} was not called.")

@@ -77,7 +77,7 @@ from castd.cast.events import Action, Announce, Event, Leave, PeerState, Ranges,
 from castd.cast.inflight import MEMORY, InFlight, LossEstimator
 from castd.cast.policy import RetransmitPolicy
 from castd.cast.pollqueue import CROWD, PolledMember, PollQueue, Question
-from castd.interfaces import IPaced, IRecordedCast
+from castd.interfaces import IMappedCast, IPaced
 from castd.request import Peer
 
 #: A list may have been sent before a block arrived that was sent within this time.  Seconds.
@@ -127,7 +127,7 @@ class Answered(NamedTuple):
     last: Question
 
 
-@implementer(IPaced, IRecordedCast)
+@implementer(IPaced, IMappedCast)
 class Sweep:
     """
     Decides what is sent in protocols where receivers list the blocks that they lack.

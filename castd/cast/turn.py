@@ -90,7 +90,7 @@ from castd.cast.members import ListenerTimers, M, Member, Members
 from castd.cast.policy import MIN_RTO, RetransmitPolicy, ShortTurn
 from castd.cast.reachability import COPIES, DEAF_TURN, PROMPT, PROMPT_DEAF_TURN, Reachability
 from castd.cast.window import ROUNDING, SendWindow
-from castd.interfaces import IRecordedCast
+from castd.interfaces import IMappedCast
 from castd.request import Peer
 
 #: A request that arrives so soon after a repetition of the announcement has crossed it on the way.  Seconds.
@@ -127,7 +127,7 @@ class MasterTerms(NamedTuple):
     most: float
 
 
-@implementer(IRecordedCast)
+@implementer(IMappedCast)
 class GenericTurn(ABC, Generic[M]):
     """
     Serves members one at a time.  The subclass chooses the class of the members.
@@ -140,7 +140,7 @@ class GenericTurn(ABC, Generic[M]):
     @ivar policy: the timeouts and limits of the cast.
     @ivar count: how many blocks the content has.
     @ivar highestSent: the highest number ever sent, -1 before the first.
-    @ivar sentRuns: see L{IRecordedCast}.
+    @ivar sentRuns: see L{IMappedCast}.
     @ivar members: the members, in the order of their turns.
     @ivar master: the member that has the turn; L{None}: there is no member.
     @ivar state: see the module docstring.

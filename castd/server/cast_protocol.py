@@ -37,9 +37,9 @@ from castd.interfaces import (
     IContent,
     IDialect,
     IGroupWire,
+    IMappedCast,
     IMappedTransfer,
     IPaced,
-    IRecordedCast,
     ISite,
     ITransferProtocol,
     IWire,
@@ -174,7 +174,7 @@ class CastProtocol(FastPath):
             if isinstance(own, Pacer) and own is not site.pacer and IPaced.providedBy(cast := self._main.cast):
                 self._paced = own, own.rate, cast
                 break
-        if self.group is not None and IRecordedCast.providedBy(cast := self._main.cast):
+        if self.group is not None and IMappedCast.providedBy(cast := self._main.cast):
             cast.recordSent()
 
     @property
@@ -194,7 +194,7 @@ class CastProtocol(FastPath):
         """As L{IMappedTransfer.mapMembers}."""
         cast, count = self._main.cast, self.wire.count
         self._leaveFastPath()
-        if self.group is None or not count or not IRecordedCast.providedBy(cast) or cast.sentRuns is None:
+        if self.group is None or not count or not IMappedCast.providedBy(cast) or cast.sentRuns is None:
             return
         drawn = GroupMap(cast.sentRuns, count, width)
         yield from drawn.measure()
@@ -207,7 +207,7 @@ class CastProtocol(FastPath):
         fallback = self._fallback(peer)
         cast = self._main.cast if fallback is None else fallback.cast
         self._leaveFastPath()
-        found: Holding | None = cast.holding(peer) if IRecordedCast.providedBy(cast) else None
+        found: Holding | None = cast.holding(peer) if IMappedCast.providedBy(cast) else None
         return found if found is None or fallback is None else replace(found, since=None)
 
     @property

@@ -17,7 +17,7 @@ from castd.cast.events import Announce, Ranges, RequestBlocks, SendBlocks
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
 from castd.cast.sweep import Sweep
 from castd.cast.turn import Turn
-from castd.interfaces import IRecordedCast
+from castd.interfaces import IMappedCast
 from castd.request import Peer
 
 A, B = ("10.0.0.10", 1), ("10.0.0.11", 1)
@@ -58,7 +58,7 @@ def asked(cast: Turn, peer: Peer, blocks: Iterable[int], now: float = 0.0) -> No
 @pytest.mark.parametrize("cast", [turn(), Sweep(POLICY, 10)], ids=("turn", "sweep"))
 def test_promised(cast: object) -> None:
     """Both casts tell which blocks their members have."""
-    assert verifyObject(IRecordedCast, cast)
+    assert verifyObject(IMappedCast, cast)
 
 
 def test_turns() -> None:
