@@ -242,7 +242,7 @@ FUNCTIONS = {
     "server/sessions:Opener.forget": CLOSED,
     "server/sessions:Sessions.end": CLOSED,
     "server/sessions:Sessions.leave": ENDED,
-    "server/site:Site._find": FILE,
+    "server/site:Site.find": FILE,
     "server/site:Site.lookup": FILE,
 }
 #: Calls of the system that mean the same whoever makes them.

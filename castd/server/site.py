@@ -165,7 +165,7 @@ class Site:
             except BaseException:
                 # The request is served all the same.
                 _log.failure("an observer of requests failed", event="fault")
-        found: IContent | Deferred[IContent] = self.look(request) if request.mode == "netascii" else self._find(request)
+        found: IContent | Deferred[IContent] = self.look(request) if request.mode == "netascii" else self.find(request)
         return found
 
     def look(self, request: Request, missed: Missed | None = None) -> Deferred[IContent]:
@@ -174,17 +174,25 @@ class Site:
 
         @param missed: called with the reason of each source that does not have the file.
         """
-        found: Deferred[IContent] = maybeDeferred(self._find, request, missed)
+        found: Deferred[IContent] = maybeDeferred(self.find, request, missed)
         if request.mode == "netascii":
             found.addCallback(self._converter.convert)
         return found
 
-    def _find(self, request: Request, missed: Missed | None = None, machine: KnownMachine | None = None) -> Any:
+    def find(self, request: Request, missed: Missed | None = None, machine: KnownMachine | None = None) -> Any:
+        """
+        Apply the access rules and ask the sources, for the methods that look files up; a site of tests has its own.
+
+        @param missed: as for L{look}.
+        @param machine: what is known of the machine; L{None}: it is found out, if access or a file depends on it.
+        @return: the content as it is in the source; or a Deferred of it, which may fail with the same error.
+        @raise Refused: it is refused, or there is none.
+        """
         host, server = request.peer[0], request.local.host
         if self.rules is not None and not self.rules.openToRead:
             if machine is None and self.rules.dependsOnMachine(host, request.name):
                 known = asDeferred(self.machines.machineOf(request.peer, server))
-                return known.addCallback(partial(self._find, request, missed))
+                return known.addCallback(partial(self.find, request, missed))
             self.rules.check(host, request.name, False, machine)
         return self.content.lookup(request.name, request.peer, server, machine, missed, request.trace)
 
@@ -240,7 +248,7 @@ class Site:
         if not requests:
             return fail(refusal)
         machine = self.machines.machineWith(mac, requests[0].peer) if self.byMachine else None
-        found: Deferred[IContent] = maybeDeferred(self._find, requests[0], None, machine)
+        found: Deferred[IContent] = maybeDeferred(self.find, requests[0], None, machine)
 
         def tryNext(failure: Failure) -> Deferred[IContent]:
             failure.trap(Refused)

@@ -89,7 +89,7 @@ class MemorySite(Site):
         self.lookups.append(request)
         for observer in self.observers:
             observer(request)
-        found = self._find(request)
+        found = self.find(request)
         if isinstance(found, Deferred):
             return found.addCallback(self._handOut, request.mode)
         return self._handOut(found, request.mode)
@@ -98,7 +98,7 @@ class MemorySite(Site):
         self.contents.append(content)
         return self._convert(content) if mode == "netascii" else content
 
-    def _find(
+    def find(
         self, request: Request, missed: Missed | None = None, machine: KnownMachine | None = None
     ) -> IContent | Deferred[IContent]:
         if self.access is not None:
