@@ -21,7 +21,6 @@ from castd.packets.multicast import (
     Multicast,
     Subnet,
     bdataHeader,
-    buildBdata,
     parseBdata,
     parseMulticast,
     parseSubnet,
@@ -217,7 +216,7 @@ def test_bdata(vector: dict[str, Any]) -> None:
     told = vector["decoded"]
     found = parseBdata(datagram)
     assert (found.number, found.sbid, found.payload.hex()) == (told["block"], told["sbid"], told["data_hex"])
-    assert buildBdata(found.number, found.sbid, found.payload) == datagram
+    assert bdataHeader(found.number, found.sbid) + found.payload == datagram
 
 
 @given(st.integers(0, 65535), st.integers(0, 0xFFFFFFFF), st.binary(max_size=32), st.integers(7, 65535))

@@ -129,11 +129,6 @@ def bdataHeader(number: int, sbid: int, opcode: int = BDATA) -> bytes:
     return opcode.to_bytes(2, "big") + (number & 0xFFFF).to_bytes(2, "big") + sbid.to_bytes(4, "big")
 
 
-def buildBdata(number: int, sbid: int, payload: bytes, opcode: int = BDATA) -> bytes:
-    """Return a BDATA packet; the number is cut to 16 bits."""
-    return bdataHeader(number, sbid, opcode) + payload
-
-
 def parseBdata(datagram: bytes, opcode: int = BDATA) -> Bdata:
     """
     Parse a BDATA packet.
