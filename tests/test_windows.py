@@ -296,18 +296,50 @@ def test_anOldAck(stage: TftpStage) -> None:
     assert talk.ack(8) == [9, 10, 11]
 
 
-def test_anUnknownAnsweringTime(stage: TftpStage) -> None:
+@pytest.mark.parametrize("after", [0.0, 0.4, 0.6, 0.9], ids=lambda after: f"{after} s")
+def test_anAckOfEachOack(stage: TftpStage, after: float) -> None:
     """
-    Where nothing was measured, as the OACK was repeated, a second ACK brings the window; the ACKs that this copy draws
-    bring nothing.
+    A client that was sent the OACK twice acknowledges each, at once if it was busy, or as long after one another as
+    the OACKs were sent: the first window goes out once.
     """
     talk = Talk(stage)
     stage.network.advance(1.5)
-    talk.client.take()
-    say(talk.client, 0, talk.tid)
-    assert talk.ack(0) == [1, 2, 3, 4, 1, 2, 3, 4]
-    say(talk.client, 4, talk.tid)
+    assert len(talk.client.take()) == 1
+    assert talk.ack(0) == [1, 2, 3, 4]
+    assert talk.ack(0, after=after) == []
     assert talk.ack(4) == [5, 6, 7, 8]
+
+
+def test_anAckOfEachOackAskedForTwice() -> None:
+    """The same for a request that was repeated, where an answer takes longer than the client waits."""
+    network = Network(1, latency=0.3, capture=False)
+    with TftpStage({"f": pattern(80)}, network=network) as stage:
+        client = stage.client()
+        for _ in range(2):
+            client.send(rrq(windowsize=4, blksize=8), SERVER)
+            network.advance(0.5)
+        network.advance(0.3)
+        tid = client.take()[-1].source
+        for _ in range(2):
+            say(client, 0, tid)
+            network.advance(0.5)
+        network.advance(0.3)
+        assert [parse(letter.datagram).number for letter in client.take()] == [1, 2, 3, 4]
+
+
+def test_theFirstBlockLostAfterTwoOacks() -> None:
+    """The first OACK was lost, and so is the first block: the client says so, and is not left to the timer."""
+    with TftpStage({"f": pattern(80)}) as stage:
+        request = rrq(windowsize=4, blksize=8)
+        client, _, tid = stage.ask(request)
+        stage.network.advance(0.15)
+        client.send(request, SERVER)
+        stage.network.advance(0.0004)
+        assert len(client.take()) == 1
+        for _ in range(2):
+            say(client, 0, tid)
+            stage.network.advance(0.0004)
+            assert [parse(letter.datagram).number for letter in client.take()] == [1, 2, 3, 4]
 
 
 def test_acknowledgingEveryBlock(stage: TftpStage) -> None:

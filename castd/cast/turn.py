@@ -357,7 +357,7 @@ class GenericTurn(ABC, Generic[M]):
             self.members.announce(member, True)
             if self.state is TurnState.ANNOUNCED:
                 # This announcement replaces the next repetition.
-                self.repeatAt = now + self.interval(member)
+                self.sentAt, self.repeatAt = now, now + self.interval(member)
             elif self.state is TurnState.WAITING and self.serving:
                 self.sendAgain()
 
@@ -413,7 +413,7 @@ class GenericTurn(ABC, Generic[M]):
         reachability = self._reachability
         if self.state is TurnState.ANNOUNCED:
             self._chargeWaiting(member, now)
-            self._announcementAnswered(member, now)
+            self._announcementAnswered(member, ranges[0].start, now)
             self._serve(member, ranges, now)
         elif ranges[0].start > self.serving[0].start:
             if self._costs is not None and now - self.progressAt > MIN_RTO:
@@ -452,10 +452,13 @@ class GenericTurn(ABC, Generic[M]):
         master.failedTurns = 0
         self.progressed = True
 
-    def _announcementAnswered(self, master: M, now: float) -> None:
-        """Note that the master has answered its announcement."""
-        seconds, repeated = now - self.sentAt, master.rto.repeats > 0
-        if not repeated:
+    def _announcementAnswered(self, master: M, number: int, now: float) -> None:
+        """Note that the master has answered its announcement, and asks for this block."""
+        seconds, spacing = now - self.sentAt, self.sentAt - self.progressAt
+        repeated = master.rto.repeats > 0 or spacing > 0
+        if repeated:
+            self._window.announcedAgain(number, spacing, seconds)
+        else:
             master.rto.answeredWithin(seconds)
         self._deafTurn = PROMPT_DEAF_TURN if seconds < PROMPT and not repeated else DEAF_TURN
         master.rto.reset()
@@ -817,7 +820,7 @@ class GenericTurn(ABC, Generic[M]):
         member = self.master
         member.heard = member.confirmed = True
         member.suspect = False
-        self._announcementAnswered(member, now)
+        self._announcementAnswered(member, numbers.start, now)
         self._serve(member, (numbers,), now)
         self._send(now)
         return member.rto.interval(self._servesOneBlock)

@@ -9,7 +9,7 @@ that the first block of the window was.  But it may say neither:
    or late.  No receiver can answer sooner than the shortest time that an answer has taken yet.
  - It answers a I{copy}.  Blocks that are sent again to a receiver that had them draw ACKs as well: one for each copy of
    a window, or from some receivers one for each block of it.  There are none any more once a block is acknowledged
-   that was first sent after the copy.
+   that was first sent after the copy.  So does an announcement, such as an OACK, that is sent again.
  - The receiver acknowledges I{often}, not only at the end of a window: every block, or every few.
 
 Each of them would make a sender repeat the window that follows, whose copy draws the next such ACK, and so on to the
@@ -44,6 +44,7 @@ class SendWindow:
     __slots__ = (
         "_askedAgain",
         "_copiedStop",
+        "_copyTook",
         "_explained",
         "_repeated",
         "_run",
@@ -63,6 +64,7 @@ class SendWindow:
         self._timed: int | None = None  # the block that is timed
         self._copiedStop = -1  # the number after the last block that was sent again
         self._spacing = 0.0  # seconds from those blocks to their copies
+        self._copyTook = 0.0  # seconds from the last copy of the announcement to the first answer
         self._repeated = False  # the window was sent again
         self._askedAgain = False  # the first block of the window was asked for again ...
         self._explained = False  # ... and that was the answer to a copy
@@ -96,7 +98,17 @@ class SendWindow:
 
     def _copied(self) -> None:
         self._timed = None
-        self._copiedStop = self.sentStop
+        self._copiedStop, self._copyTook = self.sentStop, 0.0
+
+    def announcedAgain(self, start: int, spacing: float, took: float) -> None:
+        """
+        Note that the answer to an announcement has come, which was sent more than once: each copy may draw one.
+
+        @param start: the block that the answer asks for.
+        @param spacing: seconds from the announcement to its last copy.
+        @param took: seconds from there to the answer.
+        """
+        self._copiedStop, self._spacing, self._copyTook = start, spacing, took
 
     def delayed(self, now: float) -> None:
         """Note that the last burst has left only now."""
@@ -185,9 +197,11 @@ class SendWindow:
     def _answersCopy(self, now: float) -> bool:
         """
         Return whether an ACK comes about as long after the one before it as the copy was sent after its window.  Where
-        answers have begun to take longer than the timer waits, each window is answered, and then its copy.
+        answers have begun to take longer than the timer waits, each window is answered, and then its copy.  A receiver
+        that was busy when the announcement and its copy came answers both at once.
         """
-        return now - self.sentAt >= self._spacing / 2
+        seconds = now - self.sentAt
+        return seconds >= self._spacing / 2 or seconds < self._copyTook - ROUNDING
 
     def _crossed(self, now: float, shortest: float) -> bool:
         """Return whether an ACK comes too soon to answer the last burst."""
