@@ -100,6 +100,13 @@ def test_message() -> None:
     assert (found["fields"]["code"], "log_format" in found["fields"]) == (1, False)
 
 
+def test_nameOfAnyOctets() -> None:
+    """A pattern with an octet that is not UTF-8 finds the name that has it."""
+    kept = Kept()
+    kept.history(refused(1.0, name="a\udcff"))
+    assert [each["event"] for each in kept.found(name="*\udcff")] == ["refused"]
+
+
 def test_merged() -> None:
     """What is alike but for its time is one entry, the latest, with the number of all; other verdicts stay apart."""
     kept = Kept()

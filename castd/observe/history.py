@@ -336,7 +336,7 @@ def _find(database: sqlite3.Connection, query: Query) -> list[Found]:
         condition, values = _ofMachine(query.address)
         wanted.append(condition)
     for condition, value in (
-        ("name GLOB ?", query.name),
+        ("name GLOB ?", None if query.name is None else _storable(query.name)),
         ("time >= ?", query.since),
         ("failed = ?", query.failed or None),
     ):
