@@ -148,7 +148,6 @@ ROWS = {
     "files.partial.os.fstat": "EIO ESTALE",
     "files.partial.os.link": f"{_WRITING} EPERM EMLINK EEXIST",
     "files.partial.os.rename": f"{_WRITING} EBUSY EISDIR",
-    "files.partial.os.lstat": _STATUS,
     "files.partial.os.fsync": "EIO EINVAL ENOSPC",
     "files.partial.os.unlink": "EACCES EIO EROFS ENOENT",
 }
