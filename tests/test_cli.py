@@ -813,3 +813,14 @@ def test_unreadableProgram(folder: Path, closed: str) -> None:
     else:
         # Where the interpreter itself is closed, as one in root's home is, that is told first.
         assert told.groups() == (f"{place}/castd/__init__.py", name) or told[1] == python
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["record --seconds", "doctor --listen", "get --timeout", "put --timeout", "status --watch"],
+)
+def test_noNumber(command: str) -> None:
+    """C{nan} is no number of seconds: it would be waited for without an end."""
+    said = castd(*command.split(), "nan")
+    assert said.exit_code == 2
+    assert "'nan' is not a number of seconds" in said.output

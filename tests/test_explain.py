@@ -615,11 +615,14 @@ def test_borrowedGroups(steps: list[int]) -> None:
         {"client": HERE, "name": "x", "options": "blksize=1"},
         {"client": HERE, "name": "x", "options": ["=1"]},
         {"client": HERE, "name": "x", "to": "10.0.0.1"},
+        {"client": HERE, "name": "x", "to": "10.0.0.1:70000"},
     ],
 )
 def test_noRequest(wrong: dict[str, object]) -> None:
     """What no client could ask is told so."""
-    with pytest.raises(ValueError, match=r"expect|NAME=VALUE|NUL|port|^client: .* address"):
+    with pytest.raises(
+        ValueError, match=r"expect|NAME=VALUE|NUL|^to: .* address and a port, such as|^client: .* address"
+    ):
         DryRequest.read(wrong)
 
 

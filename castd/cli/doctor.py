@@ -12,6 +12,7 @@ import click
 
 from castd import __version__
 from castd.cli.control import ask, control
+from castd.cli.seconds import SecondsRange
 from castd.config import yaml
 from castd.config.config import Config, examine
 from castd.config.plugin import collect
@@ -40,7 +41,7 @@ _WIDTHS = (9, 11)
 @click.option("--group", metavar="NAME", help="His group, if not the first one of his.")
 @click.option(
     "--listen",
-    type=click.FloatRange(0, 600),
+    type=SecondsRange(0, 600),
     default=3.0,
     show_default=True,
     metavar="SECONDS",

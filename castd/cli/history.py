@@ -49,7 +49,12 @@ class _MachineName(click.ParamType[str]):
 
 @click.command()
 @control
-@click.option("--file", metavar="PATH", help=f"Read this file, and ask no server; without a server {DEFAULT_FILE}.")
+@click.option(
+    "--file",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="PATH",
+    help=f"Read this file, and ask no server; without a server {DEFAULT_FILE}.",
+)
 @click.option("--client", type=_MachineName(), metavar="ADDRESS", help="Of this machine only: its address, or its MAC.")
 @click.option("--name", metavar="PATTERN", help="Of these files only, such as '*.efi'.")
 @click.option("--since", type=_Duration(), metavar="SPAN", help="Not longer ago than this: '1 h', '7 d'.")

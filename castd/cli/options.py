@@ -13,6 +13,7 @@ import click
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 
 from castd.cast.policy import MIN_RTO, AdaptiveTimeout, RetransmitPolicy
+from castd.cli.seconds import SecondsRange
 from castd.client.client import defaultOptions
 from castd.client.schemes import Scheme, findScheme
 from castd.client.urls import Url, UrlError, parseUrl
@@ -130,7 +131,7 @@ def transferOptions(command: _Command) -> _Command:
             click.option("--windowsize", type=click.IntRange(1, 65535), help="Largest window to ask for, blocks."),
             click.option(
                 "--timeout",
-                type=click.FloatRange(0.01, 255),
+                type=SecondsRange(0.01, 255),
                 default=1.0,
                 show_default=True,
                 help="Seconds until an unanswered request is repeated; each time twice as long, up to 8.",

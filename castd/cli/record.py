@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from castd.cli.control import ask, control
+from castd.cli.seconds import SecondsRange
 from castd.service.recorders import RecordAnswer
 
 #: Seconds that one question waits: the less, the more packets of a fast transfer are kept.
@@ -34,7 +35,7 @@ class _ClientAddress(click.ParamType[str]):
 @control
 @click.option("--client", type=_ClientAddress(), metavar="ADDRESS", help="Of this machine only.")
 @click.option("--name", metavar="PATTERN", help="Of these files only, such as '*.efi'.")
-@click.option("--seconds", type=click.FloatRange(0, 86400), default=0.0, help="For so long; now only if not given.")
+@click.option("--seconds", type=SecondsRange(0, 86400), default=0.0, help="For so long; now only if not given.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The capture.")
 def record(path: str, client: str | None, name: str | None, seconds: float, output: Path) -> None:
     """

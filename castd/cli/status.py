@@ -19,6 +19,7 @@ from rich.text import Text
 from castd.cli.console import addRow, makeConsole, makeTable
 from castd.cli.control import ask, control
 from castd.cli.history import line, localTime
+from castd.cli.seconds import SecondsRange
 from castd.files.names import printable
 from castd.observe.format import showOctets, showSpan
 from castd.observe.history import Found
@@ -59,7 +60,7 @@ class ServerStatus(TypedDict):
     "every",
     is_flag=False,
     flag_value=1.0,
-    type=click.FloatRange(0.1, 3600),
+    type=SecondsRange(0.1, 3600),
     metavar="[SECONDS]",
     help="Again and again, with rates and with what happened last, until Ctrl-C.",
 )

@@ -31,7 +31,7 @@ from castd.interfaces import IContent, IContentSource, IExplainedDialect, ITrans
 from castd.machines.known import KnownMachine
 from castd.networks import isMany
 from castd.observe.report import FailureReport
-from castd.options import endpoint
+from castd.options import HostPort, endpoint
 from castd.packets.options import KNOWN
 from castd.packets.tftp import Data, Error, Oack, TftpRequest, buildRequest, parse
 from castd.request import Local, Peer, Request, hostPort
@@ -150,7 +150,7 @@ class DryRequest:
         to = question.get("to")
         if "\0" in name or "\0" in mode:
             raise ValueError("name: no request can carry a NUL in it")
-        place = None if to is None else endpoint(to)
+        place = None if to is None else _askedAddress(to)
         return cls(_clientAddress(client), name, bool(question.get("write")), mode or "octet", tuple(options), place)
 
     def datagram(self) -> bytes:
@@ -160,6 +160,15 @@ class DryRequest:
         @raise ValueError: it cannot be written.
         """
         return buildRequest(TftpRequest(self.write, self.name, self.mode, self.options))
+
+
+def _askedAddress(text: object) -> HostPort:
+    """@raise ValueError: it is not the address and port of a server."""
+    try:
+        return endpoint(text)
+    except ValueError:
+        shown = names.printable(str(text))
+        raise ValueError(f"to: {shown} is not an address and a port, such as 10.0.0.5:69") from None
 
 
 def _clientAddress(text: str) -> str:
