@@ -16,7 +16,7 @@ from castd.config import yaml
 from castd.config.config import build
 from castd.config.plugin import Collected, collect
 from castd.config.warnings import warningsOf
-from castd.errors import ConfigError, Forbidden, NotFound
+from castd.errors import ConfigError, Forbidden, NotFound, Unavailable
 from castd.interfaces import IContentSink, ISite
 from castd.request import Local, Request
 from castd.service import service
@@ -59,6 +59,23 @@ def complaints(folder: Path, network: Network, text: str) -> list[str]:
     with pytest.raises(ConfigError) as raised:
         made(folder, network, text)
     return list(raised.value.faults)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault", "wrong"),
+    [
+        (f"castd: 1\ncontent: [{{directory: {{path: none}}}}]\n{ANY}{TFTP}", "No such file", False),
+        (f"{START}{ANY}{TFTP}uploads: [{{directory: {{path: none}}}}]\n", "No such file", False),
+        (f"{START}{ANY}{TFTP}metrics: {{listen: rubbish}}\n", "Unknown endpoint type", True),
+        (f"{START}{ANY}{TFTP}control: {{path: /{'x' * 108}}}\n", "longer than", True),
+    ],
+    ids=["content", "uploads", "metrics", "control"],
+)
+def test_wrongOrMissing(boot: Path, network: Network, text: str, fault: str, wrong: bool) -> None:
+    """What may be there later is told from what is wrong in the file, for whoever starts castd again."""
+    with pytest.raises(ConfigError, match=fault) as raised:
+        made(boot, network, text)
+    assert isinstance(raised.value, Unavailable) is not wrong
 
 
 def start(server: Server) -> Server:
@@ -339,12 +356,16 @@ class Loner:
 
 
 def test_noSharing(boot: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two that cannot share an address are a complaint at the second."""
+    """Two that cannot share an address are a complaint at the second; the file is wrong, whatever else is missing."""
     monkeypatch.setattr("castd.config.plugin.TransportMaker.makeTransport", lambda *_: Loner())
-    text = START + ANY + "transports:\n  a: {use: tftp}\n  b: {use: tftp}\n"
-    assert complaints(boot, network, text) == [
-        "x.yaml:6: transports.b: cannot share *:69 with 'a': give one of them another port"
-    ]
+    text = (
+        f"{START}{ANY}transports:\n  a: {{use: tftp}}\n  b: {{use: tftp}}\nuploads: [{{directory: {{path: none}}}}]\n"
+    )
+    with pytest.raises(ConfigError) as raised:
+        made(boot, network, text)
+    assert not isinstance(raised.value, Unavailable)
+    told = "x.yaml:6: transports.b: cannot share *:69 with 'a': give one of them another port"
+    assert (raised.value.faults[0], len(raised.value.faults)) == (told, 2)
 
 
 def test_notThere(boot: Path, network: Network) -> None:

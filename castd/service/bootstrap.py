@@ -132,11 +132,7 @@ def _compose(
     ports = Ports(IReactorFDSet(reactor), random, sockets, stored, FdStore(notifier), follows)
     collected = collect()
     with nullcontext() if user is None else user.asEffectiveUser():
-        config = read(file, collected)
-        try:
-            server = compose(config, collected, IReactorTime(reactor), ports, random)
-        except ConfigError as error:
-            raise Unavailable(*error.faults) from None
+        server = compose(read(file, collected), collected, IReactorTime(reactor), ports, random)
     server.user = user
     server.setServiceManager(notifier, watchdogPeriod(os.environ))
     reactor.callWhenRunning(reportUnused, (*collected.faults, *unfit), ports)

@@ -15,7 +15,7 @@ from zope.interface import implementer
 
 from castd.config.config import Config, Entry, Kinds, load
 from castd.config.plugin import Collected
-from castd.errors import ConfigError
+from castd.errors import ConfigError, Unavailable
 from castd.files.access import Rule, Rules
 from castd.files.chains import SourceChain
 from castd.files.content import Directory
@@ -159,7 +159,8 @@ def build(
     @param sinks: the sinks in use; one with the same options is kept.
     @param sources: the sources in use; one of castd's own with the same options is kept, so that a reload does not wait
         for a disk, and renders nothing anew.
-    @raise ConfigError: with a fault for each entry that cannot be made.
+    @raise ConfigError: with a fault for each entry that cannot be made.  L{Unavailable}: the file itself is right, as
+        far as it is known: what is missing is on the disk.
     """
     current = list(sinks)
     own = [each for each in sources if isinstance(each, Directory | TemplateSource)]
@@ -186,12 +187,19 @@ def build(
     components = Components(config, file.rules)
     components.sources = _makeEach(config.content, source)
     components.sinks = _makeEach(config.uploads, sink)
+    missing = len(config.tree.faults)
     _makeEach(config.transports, transport)
+    wrong = len(config.tree.faults) - missing
     shown = ServiceFile(file, SourceChain(components.sources), patience(site))
     _checkFileSizes(config, shown)
     for entry, service in components.services:
         _makeEach([entry], partial(_configure, service, shown))
-    config.tree.raiseFaults()
+    try:
+        config.tree.raiseFaults()
+    except ConfigError as error:
+        if wrong:
+            raise
+        raise Unavailable(*error.faults) from None
     return components
 
 

@@ -272,7 +272,11 @@ def test_exits(at: Place) -> None:
     assert codes() == [os.EX_CONFIG] * 4
     at.write(PORT, transports={"nobody-has-this": {}})
     assert codes() == [os.EX_CONFIG] * 4
+    at.write(PORT, metrics={"listen": "rubbish"})
+    assert codes() == [os.EX_CONFIG] * 4
     at.write(PORT, logging={"json": str(at.folder / "none" / "log")})
+    assert codes() == [os.EX_UNAVAILABLE] * 4
+    at.write(PORT, content=[{"directory": {"path": str(at.folder / "none")}}])
     assert codes() == [os.EX_UNAVAILABLE] * 4
     at.write(PORT)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
