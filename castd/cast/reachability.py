@@ -45,16 +45,16 @@ class Reachability(Generic[M]):
         if self._policy.reachabilityCheckAfter is not None and member.highestSentAtJoin < 0:
             self._unchecked.append(member)
 
-    def seemsDeaf(self, member: M, highestSent: int) -> bool:
+    def seemsDeaf(self, member: M, sent: int) -> bool:
         """
         Find out whether a master that asks for the first block has received nothing since it joined, though other
         members hear the group.
 
-        @param highestSent: the highest number that was sent.
+        @param sent: how many of the blocks were sent, once or more often.
         """
         if self._policy.foundPerAssumedDeaf is None or not self.groupHeard:
             return False
-        return member.highestSentAtJoin < 0 and not member.hearsGroup and highestSent >= MISSED_BLOCKS
+        return member.highestSentAtJoin < 0 and not member.hearsGroup and sent > MISSED_BLOCKS
 
     def assumedDeaf(self, members: Members[M], found: M, allSent: bool) -> list[M]:
         """

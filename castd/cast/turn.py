@@ -158,6 +158,7 @@ class GenericTurn(ABC, Generic[M]):
         self.policy = policy
         self.count = count
         self.highestSent = -1
+        self._skipped = 0  # blocks below that which were never sent: a master had them already
         self.sentRuns: RunLog | None = None
         self.members: Members[M] = Members()
         self.master: M | None = None
@@ -545,7 +546,7 @@ class GenericTurn(ABC, Generic[M]):
         """Return whether the master asks for the first block and has received nothing, though others hear the group."""
         if self._reachability is None or self.state is TurnState.ANNOUNCED:
             return False
-        return self._reachability.seemsDeaf(member, self.highestSent)
+        return self._reachability.seemsDeaf(member, self.highestSent + 1 - self._skipped)
 
     @property
     def _allSent(self) -> bool:
@@ -703,6 +704,7 @@ class GenericTurn(ABC, Generic[M]):
         self.repeatAt = now + self.interval(self.master)
         self._passes += not self._turnBlocks
         self._turnBlocks += len(numbers)
+        self._skipped += max(0, numbers[0] - self.highestSent - 1)
         self.highestSent = max(self.highestSent, numbers[-1])
         if self.sentRuns is not None:
             self.sentRuns.noteReturned(numbers)

@@ -146,10 +146,11 @@ class GroupReader(_tftp.AckReader):
 
     def acknowledged(self, short: int, peerState: PeerState) -> RequestBlocks | Leave | None:
         if short == self.count:
-            if peerState.highestSent >= self.count - 1:
+            # A master may have the blocks from a group of before, such as that of a server that was started anew.
+            if peerState.highestSent >= self.count - 1 or (peerState.turn and not self.earlyFarewell):
                 return Leave(outcomes.DONE)
             return Leave(outcomes.EARLY) if self.earlyFarewell else None
-        if short > self.count or (peerState.turn and short > peerState.highestSent + 1):
+        if short > self.count:
             return None
         if not (short or peerState.turn) and self.listenersConfirm:
             return RequestBlocks()

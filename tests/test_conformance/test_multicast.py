@@ -276,6 +276,47 @@ def test_MC21_anAckBeyondTheEnd(number: int) -> None:
         assert first.ack(2) == [3]
 
 
+def test_aMasterThatHasTheBeginning() -> None:
+    """
+    A master acknowledges block 3 at once, as it has the beginning from a server that was started anew: it gets block 4.
+    A listener that has nothing gets all when it is master.
+    """
+    with GroupStage() as stage:
+        first, second = stage.join(1), stage.join(2)
+        assert first.ack(3, 5) == [4, 6]
+        first.client.send(buildAck(6), first.tid)
+        stage.network.advance(0.05)
+        assert second.roles()[-1] == "1"
+        assert [event["outcome"] for event in stage.told("received")] == ["done"]
+        assert second.ack(0, 1, 2, 3, 4) == [1, 2, 3, 4, 5]
+
+
+def test_aMasterThatHasAll() -> None:
+    """A master that acknowledges the last block at once has the file: it is done, and the listener is master."""
+    with GroupStage() as stage:
+        first, second = stage.join(1), stage.join(2)
+        first.client.send(buildAck(6), first.tid)
+        stage.network.advance(0.05)
+        assert second.roles()[-1] == "1"
+        assert [event["outcome"] for event in stage.told("received")] == ["done"]
+        assert second.ack(0, 1) == [1, 2]
+
+
+def test_nobodyIsDeafForWhatWasNeverSent() -> None:
+    """
+    A listener that asks for the first block when one block of a hundred was sent, the ninety-first, and is slow to
+    answer, is not taken for one that hears nothing of the group.
+    """
+    with GroupStage({"afile": pattern(8 * 100)}) as stage:
+        first, second, _ = stage.join(1), stage.join(2), stage.join(3)
+        assert first.ack(90) == [91]
+        first.error()
+        stage.network.advance(0.05)
+        assert second.ack(0) == [1]
+        stage.network.advance(0.9)
+        assert stage.told("moved") == []
+
+
 def test_MC22_aListenerAsksAgain() -> None:
     """A listener's repeated request: its OACK again; it is listed once."""
     with GroupStage() as stage:
