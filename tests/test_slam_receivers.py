@@ -4,6 +4,7 @@ SLAM's receivers together: what they cost in time and blocks, how each one's end
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import Counter
 from itertools import cycle, pairwise
@@ -21,11 +22,11 @@ from castd.client.client import fetch
 from castd.client.report import Report, TransferError
 from castd.client.urls import parseUrl
 from castd.dialects.slam import POLICY
-from castd.packets.slam import DISCONNECT, FIRST_LIST, pack
+from castd.packets.slam import DISCONNECT, FIRST_LIST, LARGEST_HEADER, pack
 from castd.request import Local, Peer
 from castd.server.cast_protocol import CastProtocol
 from castd.testing import ReceivedFile, RecordingClient, pattern
-from tests.support.clients.slam_client import Ipxe
+from tests.support.clients.slam_client import Etherboot, Ipxe
 from tests.support.quick import slowBut
 from tests.support.slam_hall import floor
 from tests.support.stage import HOST, SlamStage
@@ -89,6 +90,50 @@ def test_eightMebibytes(seed: int) -> None:
     least = floor(16, 0.05)
     assert cast.blocks <= 1.02 * least * cast.wire.count
     assert max(report.seconds for report in reports) <= least * len(file) / 12e6 + 0.2 < 2.0
+
+
+def disturbed(kinds: list[type[Etherboot] | type[Ipxe]], count: int, doubled: str, number: int) -> int:
+    """
+    Let receivers get a file of so many blocks while one datagram arrives twice.
+
+    @param doubled: "list" or "status": the kind of that datagram.
+    @param number: which one of these it is, from 1.
+    @return: how many blocks were sent.
+    """
+    stage = SlamStage(pattern((count - 1) * BLOCK + 100), latency=0.0002)
+    players = [stage.play(kind(seed)) for seed, kind in enumerate(kinds)]
+    found = itertools.count(1)
+
+    def passes(source: Peer, destination: Peer, datagram: bytes) -> bool:
+        isList = destination == stage.server
+        if (isList if doubled == "list" else not isList and len(datagram) <= LARGEST_HEADER) and next(found) == number:
+            stage.network.callLater(0.0002, copy, source, destination, datagram)
+        return False
+
+    def copy(source: Peer, destination: Peer, datagram: bytes) -> None:
+        if destination == stage.server:
+            stage.listener.datagramFrom(datagram, source, Local(HOST, destination[1]))
+        else:
+            for player in players:
+                if destination[0] in player.host.addresses:
+                    player.unicast(datagram, source, False)
+
+    stage.network.losing(passes)
+    stage.network.run(stage.played, limit=60.0)
+    assert all(player.client.done for player in players)
+    stage.network.advance(0.5)
+    assert next(found) > number, "it was sent, so there was a copy of it"
+    capture = stage.network.capture
+    assert capture is not None
+    return sum(each.destination == stage.group for each in capture)
+
+
+@pytest.mark.parametrize("count", [5, 20, 60])
+@pytest.mark.parametrize(("doubled", "number"), [("list", 1), ("list", 2), ("status", 1)])
+@pytest.mark.parametrize("kinds", [[Etherboot], [Etherboot] * 3, [Ipxe]], ids=["etherboot", "three", "ipxe"])
+def test_doubled(kinds: list[type[Etherboot] | type[Ipxe]], count: int, doubled: str, number: int) -> None:
+    """A list or a status request that arrives twice costs no more than a block."""
+    assert disturbed(kinds, count, doubled, number) <= count + 1
 
 
 def slowMachines(stage: SlamStage, seed: int) -> None:

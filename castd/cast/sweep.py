@@ -16,7 +16,8 @@ that answered last, is asked first; the others follow one after the other.  Memb
 forged: they are asked one at a time, also while blocks are sent, so that they can prove themselves meanwhile.
 
 A list is the I{answer} if it comes in the time for it, and if it can be true: it does not lack what its sender had by
-its last answer, and what it lacks no more was sent meanwhile.  An answer replaces all that its sender has listed
+its last answer, and what it lacks no more was sent meanwhile.  One that is the same as the last, and comes after the
+question much sooner than its sender has ever answered, is a copy.  An answer replaces all that its sender has listed
 before.  A list that is no answer draws little, whoever it comes from, since it may be forged (L{Allowance}); but its
 sender is asked soon: one that has answered before is asked at once, instead of waiting until its question is over, and
 one that has not may leave one more question unanswered.
@@ -262,7 +263,7 @@ class Sweep:
         """Handle a list: its sender lacks these blocks, and no others that it has listed before."""
         if receiver.proof.guesses:
             return  # until its pause is over
-        answered = self._answered(receiver, ranges)
+        answered = self._answered(receiver, ranges, now)
         answers = answered is not None
         if not answers:
             self._allowance.listed(now)
@@ -340,7 +341,7 @@ class Sweep:
 
     # Answers.
 
-    def _answered(self, receiver: PolledMember, ranges: Ranges) -> Answered | None:
+    def _answered(self, receiver: PolledMember, ranges: Ranges, now: float) -> Answered | None:
         """
         Find the question that a list answers.
 
@@ -350,6 +351,8 @@ class Sweep:
 
         @return: L{None}: the list is no answer.
         """
+        if self._isCopy(receiver, ranges, now):
+            return None
         answered = self._mayAnswer(receiver, ranges) if receiver.questions else None
         if receiver.peer not in self._queue.asked or answered is None:
             return None
@@ -359,6 +362,22 @@ class Sweep:
             return None
         early = proof.stake and answered.first.at < receiver.grantedAt
         return None if early and total(gained or ()) < proof.due else answered
+
+    def _isCopy(self, receiver: PolledMember, ranges: Ranges, now: float) -> bool:
+        """
+        Return whether a list is the same as the last one, and comes too soon after each question to answer it.
+
+        The last one was answered with a burst, and the question after that is still under way: taken for its answer, a
+        copy would draw the burst again.  The receiver may have been slow before, though: so the next list that comes
+        as soon is an answer.
+        """
+        if not receiver.questions or ranges != receiver.wanted:
+            return False
+        seconds = now - receiver.questions[0].at
+        early = seconds < receiver.rto.shortestRtt / 2
+        if early:
+            receiver.rto.answeredWithin(seconds)
+        return early
 
     def _mayAnswer(self, receiver: PolledMember, ranges: Ranges) -> Answered:
         """

@@ -163,6 +163,36 @@ def test_answerIsTrue() -> None:
     assert asked(actions) == [A]
 
 
+def test_copyIsNoAnswer() -> None:
+    """A copy of a list that comes while the next question is still under way draws no block; the answer does."""
+    sweep = cast()
+    sweep.join(A, 0.0, (range(1),))
+    drain(sweep, 0.0)
+    sweep.hear(A, RequestBlocks((range(1, 9),)), 0.01)
+    assert blocks(drain(sweep, 0.01)) == list(range(1, 9))
+    sweep.hear(A, RequestBlocks((range(1, 9),)), 0.012)
+    assert blocks(drain(sweep, 0.012)) == []
+    sweep.hear(A, RequestBlocks((range(3, 4),)), 0.02)
+    assert blocks(drain(sweep, 0.02)) == [3]
+
+
+def test_answersSoonerThanBefore() -> None:
+    """Who was slow at first is served at once when it answers sooner; if it has lost all, after one more question."""
+    sweep = cast()
+    sweep.join(A, 0.0, (range(1),))
+    drain(sweep, 0.0)
+    sweep.hear(A, RequestBlocks((range(1, 9),)), 0.09)
+    drain(sweep, 0.09)
+    sweep.hear(A, RequestBlocks((range(1, 9),)), 0.091)
+    actions = drain(sweep, 0.091)
+    assert (blocks(actions), asked(actions)) == ([], [A])
+    for now in (0.092, 0.093):
+        sweep.hear(A, RequestBlocks((range(1, 9),)), now)
+        assert blocks(drain(sweep, now)) == list(range(1, 9))
+    sweep.hear(A, RequestBlocks((range(3, 9),)), 0.0932)
+    assert blocks(drain(sweep, 0.0932)) == list(range(3, 9))
+
+
 def test_lastOneThatAnsweredIsAskedFirst() -> None:
     """The turn stays with the one that answers; when it falls silent the others come, one step apart."""
     sweep = cast()
