@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 from castd.cli import control, main
 from castd.observe import metrics
 from castd.observe.metrics import MAX_TRANSPORTS, CountedEntry, Counters, MetricsPage, MetricsSite
+from castd.observe.slices import Slices
 from castd.service import admin
 from castd.service.admin import ControlFactory
 from tests.support.jobs import eventually, free, running, until
@@ -338,7 +339,12 @@ def control16() -> tuple[Any, bytes, int, list[Deferred[object]]]:
         asked.append(Deferred())
         return asked[-1]
 
-    return ControlFactory(Clock(), {"status": answer}), b'{"do": "status"}\n', admin.MOST_CONNECTIONS, asked
+    return (
+        ControlFactory(Clock(), {"status": answer}, Slices(Clock())),
+        b'{"do": "status"}\n',
+        admin.MOST_CONNECTIONS,
+        asked,
+    )
 
 
 def page32() -> tuple[Any, bytes, int, list[Deferred[object]]]:
@@ -412,7 +418,7 @@ def test_noBody(method: bytes, length: bytes, monkeypatch: pytest.MonkeyPatch) -
 
 def test_anAnswerThatIsNoJSON(events: list[dict[str, Any]]) -> None:
     """What a plugin counts may be anything: whoever asks is told of a fault, on the socket and on the page."""
-    link = connected(ControlFactory(Clock(), {"status": lambda _: {"count": object()}}))
+    link = connected(ControlFactory(Clock(), {"status": lambda _: {"count": object()}}, Slices(Clock())))
     link.protocol.dataReceived(b'{"do": "status"}\n')
     assert json.loads(link.value()) == {"error": "a fault of castd, see its log"}
     broken = connected(MetricsSite(MetricsPage(Counters(), lambda: 1 / 0)))  # type: ignore[arg-type, return-value]

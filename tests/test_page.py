@@ -28,7 +28,9 @@ from castd.observe.format import showInstant
 from castd.observe.metrics import Counters, MetricsPage, MetricsSite
 from castd.observe.page import HEADERS, hostOf, isLoopback, pageResources
 from castd.observe.report import MOST_GROUPS, MOST_MEMBERS, MOST_TRANSFERS, Reporter, Sources, versions
+from castd.observe.slices import SLICE, Slices
 from castd.packets.tftp import buildAck
+from castd.service.admin import ControlFactory
 from castd.service.service import read
 from castd.testing import Network, RecordingClient
 from tests.support.log import observed
@@ -94,7 +96,8 @@ class GroupTransfer(Transfer):
 class Address:
     """An address with these transfers under way."""
 
-    address = "0.0.0.0:69"
+    address, entries, retiring, required = "0.0.0.0:69", (), False, False
+    port = None
 
     def __init__(self, casts: list[Any]) -> None:
         self._casts = casts
@@ -164,7 +167,10 @@ class Web:
         self.looks = 0
         self.addresses = [Address(casts or [])]
         reporter = Reporter(
-            self.clock, Sources(facts, self._looked, failures), seconds, lambda: 1_795_728_720.0 + self.clock.seconds()
+            self.clock,
+            Sources(facts, self._looked, failures),
+            Slices(self.clock, seconds),
+            lambda: 1_795_728_720.0 + self.clock.seconds(),
         )
         resources = pageResources(self.clock, reporter, refusal)
         root = MetricsPage(Counters(), lambda: succeed(None), resources)
@@ -333,30 +339,73 @@ def test_bounded() -> None:
     assert sum(len(each["members"]) for each in told["groups"]) == report.MOST_MAPS
 
 
+class Looks(Clock):
+    """
+    The clock of an event loop that notes the slices.
+
+    @ivar slices: how many looks at the time there were in each.
+    """
+
+    GLANCE = 0.0001  # what the work between two looks at the time may take
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now, self._looks, self.slices = 0.0, 0, list[int]()
+
+    def look(self) -> float:
+        """The clock that slices are measured by."""
+        self._now, self._looks = self._now + self.GLANCE, self._looks + 1
+        return self._now
+
+    def callLater(self, delay: float, call: Callable[..., object], *given: Any, **named: Any) -> Any:
+        def noted() -> None:
+            before = self._looks
+            call(*given, **named)
+            self.slices.append(self._looks - before)
+
+        return super().callLater(delay, noted)
+
+    def check(self, steps: int) -> None:
+        """Check that so many steps, or more, were made in slices, each of which ended when its time was over."""
+        assert sum(self.slices) >= steps
+        assert max(self.slices) <= SLICE / self.GLANCE + 5
+        assert len(self.slices) >= steps * self.GLANCE / SLICE
+
+
 def test_inPieces() -> None:
     """The event loop turns all the time that a page is made: each slice ends when its time is over."""
-    glance = 0.0001  # what each look at a transfer may take
-    now, pieces, slices = 0.0, 0, list[int]()
-
-    def seconds() -> float:
-        nonlocal now, pieces
-        now, pieces = now + glance, pieces + 1
-        return now
-
-    class CountingClock(Clock):
-        def callLater(self, *given: Any, **named: Any) -> Any:
-            nonlocal pieces
-            slices.append(pieces)
-            pieces = 0
-            return super().callLater(*given, **named)
-
-    web = Web([Transfer(f"f{at}") for at in range(5000)], seconds=seconds, clock=CountingClock())
+    clock = Looks()
+    web = Web([Transfer(f"f{at}") for at in range(5000)], seconds=clock.look, clock=clock)
     asked = web.begin()
     web.turns(asked)
     assert Answer(asked.value()).status == 200
-    assert sum(slices) >= 5000
-    assert max(slices) <= report.SLICE / glance + 5
-    assert len(slices) >= 5000 * glance / report.SLICE
+    clock.check(5000)
+
+
+def test_statusInPieces(tmp_path: Path) -> None:
+    """
+    The answer to C{castd status} is gathered and encoded in slices, too, also where one group has all the receivers; it
+    is what one piece would be, and what begins meanwhile is not in it.
+    """
+    (tmp_path / "boot").mkdir()
+    network, clock = Network(), Looks()
+    case = Case(tmp_path, network, START + TFTP)
+    case.server.slices = Slices(clock, clock.look)
+    casts = [*(Transfer(f"f{at}") for at in range(1000)), GroupTransfer(1000)]
+    case.server.addresses = (Address(casts),)  # type: ignore[assignment]
+    factory = ControlFactory(network, case.server.admin._answers, case.server.slices)
+    link, connection = StringTransport(), factory.buildProtocol(None)
+    connection.makeConnection(link)
+    connection.dataReceived(b'{"do": "status"}\n')
+    casts.append(Transfer("later"))
+    clock.advance(0)
+    clock.check(4000)
+    del casts[-1]
+    whole = {**case.server.status(), "failures": []}
+    answer = json.loads(link.value())
+    assert link.value() == json.dumps(answer).encode() + b"\n"
+    assert list(answer) == list(whole)
+    assert answer["addresses"] == whole["addresses"]
 
 
 def test_onlyWhenAsked() -> None:

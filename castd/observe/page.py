@@ -7,7 +7,6 @@ as it does all text of a page.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Generator, Iterator, Mapping
 from importlib.resources import files
 from ipaddress import ip_address
@@ -26,6 +25,7 @@ from castd.cast.blockmap import CellState, cells
 from castd.files.names import printable
 from castd.observe.format import showOctets, showSpan
 from castd.observe.report import FRESH, GroupReport, MemberReport, RatedTransfer, Reporter, ServerReport, Shared
+from castd.observe.slices import Slices
 from castd.observe.web import Answer, TextResource
 
 # Read now: after twistd has changed the root of the file system they cannot be found.
@@ -55,7 +55,7 @@ MOST_PARTS = 6
 #: The longest time after which a browser without scripts may be told to look again.  Seconds.
 LONGEST_EVERY = 3600
 
-#: Says when to pause; see L{Reporter.pauses}.
+#: Says when to pause; see L{Slices.pauses<castd.observe.slices.Slices.pauses>}.
 Pause: TypeAlias = Callable[[], "Deferred[None] | None"]
 #: Refuses a request for its C{Host}: -> status and text of the answer; L{None}: it may be answered.
 Refusal: TypeAlias = Callable[[str], "tuple[int, str] | None"]
@@ -63,11 +63,13 @@ Refusal: TypeAlias = Callable[[str], "tuple[int, str] | None"]
 
 def pageResources(reactor: IReactorTime, reporter: Reporter, refusal: Refusal) -> Mapping[bytes, IResource]:
     """Return the page, its JSON, and what belongs to it, by their paths."""
-    page = Shared(reactor, lambda: reporter.report().addCallback(_render, reporter.pauses()), FRESH)
+    page = Shared(reactor, lambda: reporter.report().addCallback(_render, reporter.slices.pauses()), FRESH)
     html, script, style = "text/html; charset=utf-8", "text/javascript; charset=utf-8", "text/css; charset=utf-8"
     return {
         b"": PageResource(page.get, html, refusal),
-        b"status.json": PageResource(lambda: reporter.report().addCallback(_asJSON), "application/json", refusal),
+        b"status.json": PageResource(
+            lambda: reporter.report().addCallback(_encode, reporter.slices), "application/json", refusal
+        ),
         b"page.css": PageResource(lambda: succeed(_STATIC["page.css"]), style, refusal),
         b"page.js": PageResource(lambda: succeed(_STATIC["page.js"]), script, refusal),
         b"icon.svg": PageResource(lambda: succeed(_STATIC["icon.svg"]), "image/svg+xml", refusal),
@@ -127,8 +129,9 @@ def _everyOf(request: Request) -> int | None:
     return every if 1 <= every <= LONGEST_EVERY else None
 
 
-def _asJSON(report: ServerReport) -> bytes:
-    return json.dumps(report).encode() + b"\n"
+def _encode(report: ServerReport, slices: Slices) -> Deferred[bytes]:
+    """Return a report as JSON."""
+    return slices.encode(report).addCallback(lambda text: text.encode() + b"\n")
 
 
 def _render(report: ServerReport, pause: Pause) -> Deferred[bytes]:

@@ -16,7 +16,6 @@ from typing import Generic, Protocol, TypedDict, TypeVar
 import twisted
 from twisted.internet.defer import Deferred, TimeoutError, succeed
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import Cooperator
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -24,6 +23,7 @@ from castd import __version__
 from castd.interfaces import ICastTransport, ILiveTransfer, IMappedTransfer, LiveReceiver
 from castd.observe.format import showInstant
 from castd.observe.history import Found
+from castd.observe.slices import Slices
 from castd.observe.status import TransferStatus, transferStatus
 from castd.request import hostPort
 
@@ -35,8 +35,6 @@ T = TypeVar("T")
 MOST_TRANSFERS, MOST_GROUPS, MOST_MEMBERS, MOST_MAPS, MOST_FAILURES = 200, 20, 50, 200, 20
 #: The most cells of the map of one member.
 MAP_WIDTH = 64
-#: The longest time that the event loop waits for a report.  Seconds.
-SLICE = 0.002
 #: A report is given to all who ask within so many seconds after it was gathered, and so is the page that shows it.
 FRESH = 0.5
 #: A rate is measured from one report to the next, unless that is longer ago than this.  Seconds.
@@ -238,54 +236,25 @@ class Reporter:
     Gathers reports when somebody asks for one.
 
     @ivar report: -> a Deferred of a report that is at most L{FRESH} seconds old.
+    @ivar slices: gathers them, and what shows them.
     """
 
     def __init__(
         self,
         reactor: IReactorTime,
         sources: Sources,
-        seconds: Callable[[], float] = time.perf_counter,
+        slices: Slices,
         wallTime: Callable[[], float] = time.time,
     ) -> None:
         """
-        @param seconds: the clock that slices are measured by.
         @param wallTime: -> seconds since 1970.
         """
         self._reactor = reactor
         self._sources = sources
-        self._seconds = seconds
+        self.slices = slices
         self._wallTime = wallTime
-        self._cooperator = Cooperator(self._slice, lambda work: reactor.callLater(0, work))
         self._rates = RateMeter()
         self.report = Shared(reactor, self._gather, FRESH).get
-
-    def _slice(self) -> Callable[[], bool]:
-        """Return a function that says whether the slice that begins now is over."""
-        end = self._seconds() + SLICE
-        return lambda: self._seconds() >= end
-
-    def pauses(self) -> Callable[[], Deferred[None] | None]:
-        """
-        Return a function that says when to pause: it returns a Deferred once the slice that begins now is over, which
-        fires when the event loop has done what else was due, and L{None} before.
-        """
-        over = self._slice()
-
-        def pause() -> Deferred[None] | None:
-            nonlocal over
-            if not over():
-                return None
-            waiting: Deferred[None] = Deferred()
-
-            def resume() -> None:
-                nonlocal over
-                over = self._slice()
-                waiting.callback(None)
-
-            self._reactor.callLater(0, resume)
-            return waiting
-
-        return pause
 
     def _gather(self) -> Deferred[ServerReport]:
         failures = failureReports(self._reactor, self._sources.failures(MOST_FAILURES))
@@ -307,7 +276,7 @@ class Reporter:
             report["failures"] = found
             return report
 
-        walked = self._cooperator.coiterate(self._walk(report))
+        walked = self.slices.run(self._walk(report))
         return walked.addCallback(lambda _: failures).addCallback(finish)
 
     def _walk(self, report: ServerReport) -> Iterator[None]:

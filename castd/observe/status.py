@@ -5,7 +5,8 @@ Describes all transfers under way as plain data, for C{castd status} and for the
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Protocol, TypedDict
 
 from castd.interfaces import ICastTransport, ILiveTransfer, ISite, LiveReceiver
@@ -81,14 +82,42 @@ def deafStatus(site: ISite) -> list[DeafStatus]:
     return [{"host": host, "seconds": round(left, 3)} for host, left in site.deafMachines.remembered(now)]
 
 
-def addressStatus(address: _Address, now: float) -> AddressStatus:
-    """Describe an address that requests come to, with the transfers that are under way there now."""
-    return {
-        "address": address.address,
-        "transports": [entry.name for entry in address.entries],
-        "retiring": address.retiring,
-        "casts": [transferStatus(transfer, now) for transfer in address.transport.casts()],
-    }
+def addressStatuses(
+    addresses: Iterable[_Address], seconds: Callable[[], float]
+) -> tuple[list[AddressStatus], Iterator[None]]:
+    """
+    Begin to describe addresses that requests come to, with the transfers that are under way there now.
+
+    @param seconds: the clock of the transfers.
+    @return: the addresses, and the steps that describe their transfers, as there may be thousands: which transfers are
+        described is of the instant of this call, and how far each of them is, of the instant of its step.
+    """
+    described, walks = list[AddressStatus](), list[Iterator[None]]()
+    for each in addresses:
+        casts = list[TransferStatus]()
+        walks.append(_describe(list(each.transport.casts()), casts, seconds))
+        described.append(
+            {
+                "address": each.address,
+                "transports": [entry.name for entry in each.entries],
+                "retiring": each.retiring,
+                "casts": casts,
+            }
+        )
+    return described, chain.from_iterable(walks)
+
+
+def _describe(transfers: list[object], casts: list[TransferStatus], seconds: Callable[[], float]) -> Iterator[None]:
+    """Describe transfers one after the other, and a group receiver by receiver."""
+    for transfer in transfers:
+        now = seconds()
+        status = transferStatus(transfer, now, 0)
+        casts.append(status)
+        if ILiveTransfer.providedBy(transfer):
+            for each in transfer.liveReceivers():
+                status["receivers"].append(_receiverStatus(each, now))
+                yield None
+        yield None
 
 
 def transferStatus(transfer: object, now: float, most: int | None = None) -> TransferStatus:
@@ -123,7 +152,7 @@ def transferStatus(transfer: object, now: float, most: int | None = None) -> Tra
         "blocks": blocks,
         "repeats": repeats,
         "seconds": round(now - transfer.opened, 3),
-        "receivers": [_receiverStatus(each, now) for each in transfer.liveReceivers()[:most]],
+        "receivers": [_receiverStatus(each, now) for each in transfer.liveReceivers()[:most]] if most != 0 else [],
     }
 
 

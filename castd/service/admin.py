@@ -37,6 +37,7 @@ from castd.errors import ConfigError, Unavailable, reasonOf
 from castd.files.private import clearSocket
 from castd.net.connections import ConnectionLimit
 from castd.observe.report import Reporter, Sources
+from castd.observe.slices import Slices
 from castd.options import endpoint
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class AdminPorts:
         self._counters: Counters | None = None
         # The one of all metrics ports, also over reloads: it measures rates from one look to the next.
         sources = Sources(server.facts, lambda: server.addresses, server.lastFailures)
-        self._reporter = Reporter(server.site.reactor, sources)
+        self._reporter = Reporter(server.site.reactor, sources, server.slices)
 
     def open(self) -> None:
         """
@@ -193,7 +194,7 @@ class AdminPorts:
         keys = {"metrics": ("metrics", "listen"), "control": ("control", "path")}
         factories: dict[str, Callable[[], IProtocolFactory]] = {
             "metrics": self._metricsSite,
-            "control": lambda: ControlFactory(self._server.site.reactor, self._answers),
+            "control": lambda: ControlFactory(self._server.site.reactor, self._answers, self._server.slices),
         }
         return {
             name: AdminPort(address, config.tree.where(keys[name]), where, factories[name](), name == "control")
@@ -316,10 +317,13 @@ class ControlConnection(LineOnlyReceiver):
     MAX_LENGTH = 4096
     transport: ITCPTransport
 
-    def __init__(self, reactor: IReactorTime, answers: Mapping[str, Answer], limit: ConnectionLimit) -> None:
+    def __init__(
+        self, reactor: IReactorTime, answers: Mapping[str, Answer], slices: Slices, limit: ConnectionLimit
+    ) -> None:
         self.answering = False
         self._reactor = reactor
         self._answers = answers
+        self._slices = slices
         self._limit = limit
         self._timeout: IDelayedCall | None = None
 
@@ -342,7 +346,9 @@ class ControlConnection(LineOnlyReceiver):
         except (ValueError, KeyError, TypeError, RecursionError):
             self._reply(json.dumps({"error": f'ask for one of {", ".join(self._answers)}, as {{"do": "status"}}'}))
             return
-        maybeDeferred(answer, question).addCallback(_asText).addErrback(self._failed).addCallback(self._reply)
+        maybeDeferred(answer, question).addCallback(self._slices.encode).addErrback(self._failed).addCallback(
+            self._reply
+        )
 
     def _failed(self, failure: Failure) -> str:
         _log.failure("a question at the control socket failed", failure, event="fault")
@@ -355,22 +361,20 @@ class ControlConnection(LineOnlyReceiver):
         self.answering = False
 
 
-def _asText(answer: object) -> str:
-    return json.dumps(answer)
-
-
 class ControlFactory(Factory):
     """Makes the connections of the control socket."""
 
     noisy = False
 
-    def __init__(self, reactor: IReactorTime, answers: Mapping[str, Answer]) -> None:
+    def __init__(self, reactor: IReactorTime, answers: Mapping[str, Answer], slices: Slices) -> None:
+        """@param slices: encodes the answers."""
         self._reactor = reactor
         self._answers = answers
+        self._slices = slices
         self._limit = ConnectionLimit(MOST_CONNECTIONS)
 
     def buildProtocol(self, addr: IAddress | None) -> ControlConnection:
-        made = ControlConnection(self._reactor, self._answers, self._limit)
+        made = ControlConnection(self._reactor, self._answers, self._slices, self._limit)
         made.factory = self
         return made
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from random import Random
@@ -29,7 +30,8 @@ from castd.observe.format import showInstant
 from castd.observe.history import Found, Query, globEscape
 from castd.observe.report import MOST_FAILURES, FailureReport, ServerFacts, failureReports, versions
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
-from castd.observe.status import addressStatus, deafStatus, resources
+from castd.observe.slices import Slices
+from castd.observe.status import addressStatuses, deafStatus, resources
 from castd.request import hostPort
 from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
@@ -87,6 +89,7 @@ class Server(MultiService):
     @ivar batch: passes all events on to C{logs} and to the counters of the metrics.
     @ivar logs: the observer that writes the log and the file of events.
     @ivar histories: the observer that keeps what happened to each machine.
+    @ivar slices: does long work of an answer in slices.
     @ivar recorders: the observer that writes the last packets of each transfer that failed.
     @ivar user: the user that the process becomes once the ports are bound; L{None}: the user does not change.
     @ivar draining: no new requests are taken: the server is being stopped, or another process has taken over.
@@ -109,6 +112,7 @@ class Server(MultiService):
         self.batch = EventBatch()
         self.logs = Logs()
         self.histories = Histories(site.reactor)
+        self.slices = Slices(site.reactor)
         self.recorders = Recorders(site)
         self.user: UnprivilegedUser | None = None
         self.draining = self.stopping = False
@@ -323,10 +327,20 @@ class Server(MultiService):
         return found
 
     def status(self) -> dict[str, object]:
-        """Return the state of the server, with all transfers under way, as plain data."""
+        """Return the state of the server, with all transfers under way, as plain data; the event loop waits for it."""
+        status, steps = self._beginStatus()
+        deque(steps, maxlen=0)
+        return status
+
+    def _beginStatus(self) -> tuple[dict[str, object], Iterator[None]]:
+        """
+        Return the state of the server, and the steps that add its transfers: see L{addressStatuses}.  All else, such as
+        the counts of C{held}, is of the instant of this call: a transfer that ends during the steps is in both.
+        """
         self.batch.flush()
         now = self.site.reactor.seconds()
-        return {
+        addresses, steps = addressStatuses(self.addresses, self.site.reactor.seconds)
+        status: dict[str, object] = {
             "version": __version__,
             "pid": os.getpid(),
             "file": str(self.file),
@@ -336,7 +350,7 @@ class Server(MultiService):
             "unready": self.unready(),
             "before": None if self.site.predecessor is None else self.site.predecessor.pid,
             "seconds": round(now - self.created, 3),
-            "addresses": [addressStatus(each, now) for each in self.addresses],
+            "addresses": addresses,
             "deaf": deafStatus(self.site),
             "services": {entry.name: dict(service.counts) for entry, service in self.portServices},
             "held": resources(self.site, self.logs.pendingCalls + self.histories.pendingCalls),
@@ -344,6 +358,7 @@ class Server(MultiService):
             "log": self.logs.counts()._asdict(),
             "recorder": self.recorders.status(),
         }
+        return status, steps
 
     def facts(self, wallTime: float) -> ServerFacts:
         """Return what the page says of the server; C{wallTime}: seconds since 1970."""
@@ -411,8 +426,9 @@ class Server(MultiService):
     def _answerStatus(self) -> Deferred[dict[str, object]]:
         failures = failureReports(self.site.reactor, self.lastFailures(MOST_FAILURES))
 
-        def answer(found: list[FailureReport] | None) -> dict[str, object]:
-            return {**self.status(), "failures": found}
+        def answer(found: list[FailureReport] | None) -> Deferred[dict[str, object]]:
+            status, steps = self._beginStatus()
+            return self.slices.run(steps).addCallback(lambda _: {**status, "failures": found})
 
         return self.lookAtDisks().addCallback(lambda _: failures).addCallback(answer)
 
