@@ -240,16 +240,22 @@ def test_nothingIsOverwritten(windowsize: int) -> None:
 
 
 class Failing(NeverAtHand):
-    """One of a plugin that fails before it has begun to read, behind the first chunk or everywhere."""
+    """
+    One of a plugin that fails before it has begun to read, behind the first chunk or everywhere: it raises, or it
+    returns nothing to wait for.
+    """
 
-    def __init__(self, first: bool) -> None:
+    def __init__(self, first: bool, raises: bool = True) -> None:
         super().__init__(SIZE)
-        self.first = first
+        self.first, self.raises = first, raises
 
     def fetch(self, buffers: Any, offset: int) -> Deferred[None]:
-        if offset or self.first:
+        if not offset and not self.first:
+            return super().fetch(buffers, offset)
+        if self.raises:
             raise ZeroDivisionError
-        return super().fetch(buffers, offset)
+        nothing: Any = None
+        return nothing
 
 
 class Waiting:
@@ -284,12 +290,14 @@ def test_whatIsReadAheadFails() -> None:
             blockCache.chunk(wire, content, chunk.stop)
 
 
-def test_aReadThatCannotBegin() -> None:
+@pytest.mark.parametrize(("raises", "fault"), [(True, ZeroDivisionError), (False, AttributeError)])
+def test_aReadThatCannotBegin(raises: bool, fault: type[Exception]) -> None:
     """A content that fails before it reads is asked again by the next one who needs the chunk."""
-    blockCache, content = BlockCache(1 << 20), Failing(True)
+    blockCache, content = BlockCache(1 << 20), Failing(True, raises)
     wire = Wire(AgreedOptions(), SIZE, RetransmitPolicy())
-    with pytest.raises(ZeroDivisionError):
-        blockCache.chunk(wire, content, 0)
+    for _ in range(2):
+        with pytest.raises(fault):
+            blockCache.chunk(wire, content, 0)
     content.first = False
     with pytest.raises(ChunkAwaited):
         blockCache.chunk(wire, content, 0)

@@ -292,9 +292,11 @@ class BlockCache:
                 return self._keep(key, layout.chunk())
             # A thread that still reads must not meet another chunk in its memory.
             layout = GapLayout(blocks)
-            fetched, awaited = content.fetch(layout.buffers, blocks.offset), AwaitedChunk()
-            self._awaited[key] = awaited
-            fetched.addBoth(self._fetched, key, layout, awaited)
+            awaited = AwaitedChunk()
+            content.fetch(layout.buffers, blocks.offset).addBoth(self._fetched, key, layout, awaited)
+            # Only now: what a plugin returns that is no Deferred would be waited for by all who come later.
+            if awaited.result is None:
+                self._awaited[key] = awaited
         if isinstance(awaited.result, Failure):
             awaited.result.raiseException()
         if isinstance(awaited.result, Chunk):
@@ -312,7 +314,7 @@ class BlockCache:
 
     def _fetched(self, result: Failure | None, key: Hashable, layout: Layout, awaited: AwaitedChunk) -> None:
         """Keep a chunk that was read, and hand it to those who wait for it."""
-        del self._awaited[key]
+        self._awaited.pop(key, None)
         if isinstance(result, Failure):
             awaited.result = result
         else:
