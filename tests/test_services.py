@@ -17,6 +17,7 @@ from castd import plugins
 from castd.config.plugin import Collected, ServiceMaker, collect
 from castd.errors import ConfigError
 from castd.interfaces import ICastTransport, IPortService, ITransportMaker
+from castd.server.listener import Listener
 from castd.server.service_port import ServiceListener
 from castd.service.service import Server, compose, read
 from castd.testing import Network, RecordingClient
@@ -220,6 +221,46 @@ def test_faultOfAReload(collected: Collected, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(type(case.server.portServices[0][1]), "configure", faulty(SystemExit))
     assert result(case.server.reread()) == ("a fault of castd or of a plugin, see the log",)
     assert case.ask(b"hello") == [b"hello"]
+
+
+@pytest.mark.parametrize("method", ["inherit", "opened"])
+@pytest.mark.parametrize("fault", [ValueError, SystemExit])
+def test_faultOnceInForce(
+    collected: Collected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: type[BaseException], method: str
+) -> None:
+    """
+    A service that fails to take over is logged, as the file is in force by then: the other addresses are those of that
+    file, and the datagrams come to the service that it names.
+    """
+    case = Case(tmp_path, collected, ECHO + "  tftp: {}\n").start()
+    ((_, before),) = case.server.portServices
+    events: list[Any] = []
+    with monkeypatch.context() as patched, observed(events.append):
+        patched.setattr(type(before), method, faulty(fault))
+        case.write(START + "  echo: {}\n  more: {use: tftp, port: 70}\n")
+        assert result(case.server.reread()) == ()
+    case.network.advance(0.1)
+    assert sorted(port for host, port in case.network.bound if host == SERVER) == [7, 70]
+    assert [each.address for each in case.server.addresses] == ["*:7", "*:70"]
+    listener: Any = case.server.addresses[0].transport
+    assert [listener.service] == [service for _, service in case.server.portServices] != [before]
+    assert [each["event"] for each in events if "log_failure" in each] == ["fault"]
+    assert result(case.server.reread()) == ()
+    assert case.ask(b"hello") == [b"hello"]
+    assert case.server.stopService().called
+
+
+def test_aTransportFailsToTakeOver(collected: Collected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transport that fails to take over keeps no other address from what a reload has put in force."""
+    case = Case(tmp_path, collected, START + "  tftp: {}\n  gone: {use: tftp, port: 70}\n").start()
+    monkeypatch.setattr(Listener, "become", faulty(ValueError))
+    case.write(START + "  tftp: {}\n  more: {use: tftp, port: 71}\n")
+    events: list[Any] = []
+    with observed(events.append):
+        assert result(case.server.reread()) == ()
+    case.network.advance(0.1)
+    assert sorted(port for host, port in case.network.bound if host == SERVER) == [69, 71]
+    assert [each["address"] for each in events if "log_failure" in each] == ["*:69"]
 
 
 def test_handedOver(collected: Collected, tmp_path: Path) -> None:

@@ -64,9 +64,14 @@ class ServiceListener:
         Pass what comes to this port to another service from now on, which takes over from the present one; or go on,
         after C{drain}, with the present one.
         """
-        if other.service is not self.service:
-            other.service.inherit(self.service)
+        before = self.service
         self.service, self.at, self._name = other.service, other.at, other._name
+        if self.service is not before:
+            try:
+                self.service.inherit(before)
+            except BaseException:
+                # It goes on without what it could have taken over, as after a start.
+                _log.failure("{transport}: taking over failed", event="fault", transport=self._name)
         if self._port is not None:
             self.service.opened(self.at, self._port)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from twisted.application.service import Service
@@ -151,9 +152,13 @@ class ListeningAddress(Service):
     # Reload.
 
     def become(self, other: ListeningAddress) -> None:
-        """Take over the transports of C{other}, on the port that is open here, also if it was about to be closed."""
+        """
+        Take over the transports of C{other}, on the port that is open here, also if it was about to be closed.
+
+        A transport that fails to is logged.  The file is in force by now, so the other addresses change all the same.
+        """
         self.retiring = False
-        self.transport.become(other.transport)
+        self._attempt(partial(self.transport.become, other.transport), "taking over")
         self.entries, self.required, self.remedy = other.entries, other.required, other.remedy
 
     def retire(self) -> Deferred[None]:
@@ -181,16 +186,16 @@ class ListeningAddress(Service):
             _log.failure("{address}: draining failed", failure, event="fault", address=self.address)
 
     def _close(self, _: object) -> Deferred[None] | None:
-        self._attempt(self.transport.stop)
+        self._attempt(self.transport.stop, "stopping")
         port, self.port = self.port, None
-        return None if port is None else self._attempt(port.stopListening)
+        return None if port is None else self._attempt(port.stopListening, "stopping")
 
-    def _attempt(self, step: Callable[[], T]) -> T | None:
-        """Take a step of the end; if it fails that is logged, and the next one is taken all the same."""
+    def _attempt(self, step: Callable[[], T], what: str) -> T | None:
+        """Take a step; if it fails that is logged, and the next one is taken all the same."""
         try:
             return step()
         except BaseException:
-            _log.failure("{address}: stopping failed", event="fault", address=self.address)
+            _log.failure("{address}: {what} failed", event="fault", address=self.address, what=what)
             return None
 
     # Upgrade: what castd.upgrade.upgradable.UpgradableAddress promises.
@@ -236,7 +241,7 @@ class ListeningAddress(Service):
         """Read the port and serve requests again: the successor has died."""
         if self._handedOver:
             self.retiring = self._handedOver = False
-            self.transport.become(self.transport)
+            self._attempt(partial(self.transport.become, self.transport), "going on")
         if self.port is not None:
             self.port.resume(True)
 
