@@ -4,13 +4,21 @@ What a running server tells of itself, without a socket.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
+from zope.interface import directlyProvides
 
 from castd.cli.status import deafLine
+from castd.interfaces import ILiveTransfer
 from castd.observe.metrics import Counters, Gauges
+from castd.observe.report import Reporter, Sources
 from castd.observe.status import transferStatus
 from castd.testing import Network, RecordingClient, memorySite
 from tests.support.descriptors import Descriptors
+from tests.support.log import observed
 from tests.support.server import START, TFTP, Case
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
@@ -77,6 +85,64 @@ def test_elsewhere() -> None:
     assert f"castd_alarms {len(site.timers)}.0" in page
     assert 'castd_casts{kind="other",transport="other"} 2.0' in page
     assert 'castd_receivers{transport="other"} 2.0' in page
+
+
+class Untold:
+    """A plugin's transport, transfer and service, which fails to tell of itself or tells nonsense."""
+
+    def __init__(self, fails: Callable[[], Any], castsFail: bool) -> None:
+        self._fails, self._castsFail = fails, castsFail
+        self.name, self.kind, self.fileName, self.size, self.group, self.opened = "plugin", "unicast", "f", 1, None, 0.0
+        self.address, self.entries, self.retiring, self.transport = "*:1", (), False, self
+        self.port, self.required = None, False
+
+    @property
+    def counts(self) -> Any:
+        return self._fails()
+
+    def casts(self) -> Any:
+        return self._fails() if self._castsFail else [self]
+
+    def progress(self) -> Any:
+        return self._fails()
+
+    liveReceivers = progress
+
+
+def exits() -> None:
+    """Raise what ends a program."""
+    raise SystemExit
+
+
+@pytest.mark.parametrize("castsFail", [True, False])
+@pytest.mark.parametrize("fails", [lambda: 1 // 0, exits, lambda: None], ids=["bug", "exit", "nonsense"])
+def test_cannotTell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Callable[[], Any], castsFail: bool) -> None:
+    """What a plugin cannot tell of itself is logged, and hides nothing of all others: not on the page either."""
+    (tmp_path / "boot").mkdir()
+    case = Case(tmp_path, Network(), START + TFTP)
+    untold: Any = Untold(fails, castsFail)
+    if not castsFail:
+        directlyProvides(untold, ILiveTransfer)
+    monkeypatch.setattr(case.server, "addresses", (*case.server.addresses, untold))
+    monkeypatch.setattr(case.server, "portServices", ((untold, untold),))
+    events: list[Any] = []
+    with observed(events.append):
+        status: Any = case.server.status()
+        sources = Sources(case.server.facts, lambda: case.server.addresses, case.server.lastFailures)
+        counters, transports = Counters(), [each.transport for each in case.server.addresses]
+        Gauges(counters, lambda: transports, case.server.site, lambda: [("plugin", untold)])
+        page = counters.page().decode()
+        reported: Any = []
+        Reporter(case.server.site.reactor, sources, case.server.slices).report().addCallback(reported.append)
+        case.network.advance(0.1)
+    (shown,) = reported
+    known = [] if castsFail else [("other", None)]
+    assert [[each["address"] for each in status["addresses"]], status["services"]] == [["*:69", "*:1"], {"plugin": {}}]
+    for casts in (status["addresses"][1]["casts"], shown["transfers"]):
+        assert [(each["kind"], each["name"]) for each in casts] == known
+    assert 'castd_casts{kind="other",transport="other"}' in page or castsFail
+    assert shown["count"] == len(known)
+    assert {each["event"] for each in events if "log_failure" in each} == {"fault"}
 
 
 def test_deafMachines(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from zope.interface import implementer
 from castd.interfaces import ICastTransport, ILiveTransfer, IPortService, ISite
 from castd.net.connections import ConnectionLimit
 from castd.observe.report import versions
-from castd.observe.status import KINDS, OTHER, resources
+from castd.observe.status import KINDS, OTHER, asked, resources, serviceCounts, underWay
 from castd.observe.web import Answer, TextResource
 from castd.outcomes import DONE, MEANING
 from castd.packets.pxe import ARCHITECTURES
@@ -480,20 +480,26 @@ class Gauges(Collector):
         transfers = collections.Counter[tuple[str, ...]](dict.fromkeys(product(present, KINDS), 0))
         receivers = collections.Counter[tuple[str, ...]]({(each,): 0 for each in present})
         for transport in self._transports():
-            for each in transport.casts():
-                name, kind, here = OTHER, OTHER, 1
-                # A plugin's transport may have objects under way that do not provide ILiveTransfer.
-                if ILiveTransfer.providedBy(each):
-                    name, kind, here = each.name, each.kind, len(each.liveReceivers())
+            for each in underWay(transport):
+                name, kind, here = _sortOf(each)
                 label = self._counters.transportLabel(name)
                 transfers[label, kind if kind in KINDS else OTHER] += 1
                 receivers[label,] += here
         rivals: dict[tuple[str, ...], int] = {
-            (self._counters.transportLabel(name),): each.counts["rivals"]
+            (self._counters.transportLabel(name),): counts["rivals"]
             for name, each in self._services()
-            if "rivals" in each.counts
+            if "rivals" in (counts := serviceCounts(each))
         }
         return Readings(self._site, transfers, receivers, rivals, resources(self._site))
+
+
+def _sortOf(transfer: object) -> tuple[str, str, int]:
+    """Return the transport, the kind and the number of receivers of what is under way, as far as they are known."""
+    # A plugin's transport may have objects under way that do not provide ILiveTransfer.
+    unknown = OTHER, OTHER, 1
+    if not ILiveTransfer.providedBy(transfer):
+        return unknown
+    return asked(lambda: (transfer.name, transfer.kind, len(transfer.liveReceivers())), unknown)
 
 
 class PageConnection(HTTPChannel):

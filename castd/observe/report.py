@@ -24,7 +24,7 @@ from castd.interfaces import ICastTransport, ILiveTransfer, IMappedTransfer, Liv
 from castd.observe.format import showInstant
 from castd.observe.history import Found
 from castd.observe.slices import Slices
-from castd.observe.status import TransferStatus, transferStatus
+from castd.observe.status import TransferStatus, asked, transferStatus, underWay
 from castd.request import hostPort
 
 _log = Logger(namespace="castd")
@@ -285,7 +285,7 @@ class Reporter:
         self._rates.begin(now)
         groups: list[IMappedTransfer] = []
         for address in list(self._sources.addresses()):
-            for transfer in list(address.transport.casts()):
+            for transfer in underWay(address.transport):
                 self._count(report, address.address, transfer, now)
                 if IMappedTransfer.providedBy(transfer) and transfer.group is not None:
                     groups.append(transfer)
@@ -306,11 +306,9 @@ class Reporter:
     def _count(self, report: ServerReport, address: str, transfer: object, now: float) -> None:
         """Add a transfer to the sums of a report, and to the list if there is room for it."""
         report["count"] += 1
-        rate, receivers = 0.0, 1
+        receivers, rate = 1, 0.0
         if ILiveTransfer.providedBy(transfer):
-            present = transfer.liveReceivers()
-            receivers = len(present)
-            rate = self._rates.rate(_keyOf(transfer, present), transfer.progress()[2], now - transfer.opened)
+            receivers, rate = asked(lambda: self._measured(transfer, now), (receivers, rate))
         report["receivers"] += receivers
         report["rate"] += rate
         if len(report["transfers"]) < MOST_TRANSFERS:
@@ -318,6 +316,12 @@ class Reporter:
             report["transfers"].append({**status, "address": address, "rate": round(rate, 1)})
         else:
             report["moreTransfers"] += 1
+
+    def _measured(self, transfer: ILiveTransfer, now: float) -> tuple[int, float]:
+        """Return how many receivers a transfer has, and its octets a second."""
+        present = transfer.liveReceivers()
+        octets = transfer.progress()[2]
+        return len(present), self._rates.rate(_keyOf(transfer, present), octets, now - transfer.opened)
 
 
 def _keyOf(transfer: ILiveTransfer, receivers: Sequence[LiveReceiver]) -> Hashable:

@@ -6,11 +6,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, TypeVar
 
-from castd.interfaces import ICastTransport, ILiveTransfer, ISite, LiveReceiver
+from castd.interfaces import ICastTransport, ILiveTransfer, IPortService, ISite, LiveReceiver
+from castd.net.faults import logFault
 from castd.request import hostPort
+
+T = TypeVar("T")
 
 #: The kinds of L{ILiveTransfer}; any other object under way is L{OTHER}.
 KINDS = ("unicast", "group", "upload")
@@ -76,6 +80,29 @@ class DeafStatus(TypedDict):
     seconds: float
 
 
+def asked(question: Callable[[], T], otherwise: T) -> T:
+    """
+    Return what a transport, a transfer or a service tells of itself.
+
+    @param otherwise: is returned if it fails to, which is logged: a fault of one plugin hides nothing of the others.
+    """
+    try:
+        return question()
+    except BaseException:
+        logFault("what is under way cannot be told")
+        return otherwise
+
+
+def underWay(transport: ICastTransport) -> list[object]:
+    """Return the casts and uploads of a transport."""
+    return asked(lambda: list(transport.casts()), [])
+
+
+def serviceCounts(service: IPortService) -> dict[str, int]:
+    """Return the numbers of a service."""
+    return asked(lambda: dict(service.counts), {})
+
+
 def deafStatus(site: ISite) -> list[DeafStatus]:
     """Describe the machines that are in no group now."""
     now = site.reactor.seconds()
@@ -95,7 +122,7 @@ def addressStatuses(
     described, walks = list[AddressStatus](), list[Iterator[None]]()
     for each in addresses:
         casts = list[TransferStatus]()
-        walks.append(_describe(list(each.transport.casts()), casts, seconds))
+        walks.append(_describe(underWay(each.transport), casts, seconds))
         described.append(
             {
                 "address": each.address,
@@ -114,33 +141,46 @@ def _describe(transfers: list[object], casts: list[TransferStatus], seconds: Cal
         status = transferStatus(transfer, now, 0)
         casts.append(status)
         if ILiveTransfer.providedBy(transfer):
-            for each in transfer.liveReceivers():
-                status["receivers"].append(_receiverStatus(each, now))
+            for each in asked(partial(_receiversOf, transfer), list[LiveReceiver]()):
+                asked(partial(_addReceiver, status, each, now), None)
                 yield None
         yield None
+
+
+def _receiversOf(transfer: ILiveTransfer) -> list[LiveReceiver]:
+    return list(transfer.liveReceivers())
+
+
+def _addReceiver(status: TransferStatus, receiver: LiveReceiver, now: float) -> None:
+    status["receivers"].append(_receiverStatus(receiver, now))
 
 
 def transferStatus(transfer: object, now: float, most: int | None = None) -> TransferStatus:
     """
     Describe a cast or an upload.
 
-    @param transfer: mostly an L{ILiveTransfer}.  A plugin's transport may have another object under way, of which
-        nothing is known but that it exists.
+    @param transfer: mostly an L{ILiveTransfer}.  A plugin's transport may have another object under way, or one
+        that fails to tell, of which nothing is known but that it exists.
     @param most: describe at most so many of its receivers; L{None}: all.
     """
+    unknown: TransferStatus = {
+        "transport": "?",
+        "kind": OTHER,
+        "name": None,
+        "group": None,
+        "size": None,
+        "octets": None,
+        "blocks": None,
+        "repeats": None,
+        "seconds": None,
+        "receivers": [],
+    }
     if not ILiveTransfer.providedBy(transfer):
-        return {
-            "transport": "?",
-            "kind": OTHER,
-            "name": None,
-            "group": None,
-            "size": None,
-            "octets": None,
-            "blocks": None,
-            "repeats": None,
-            "seconds": None,
-            "receivers": [],
-        }
+        return unknown
+    return asked(lambda: _liveStatus(transfer, now, most), unknown)
+
+
+def _liveStatus(transfer: ILiveTransfer, now: float, most: int | None) -> TransferStatus:
     blocks, repeats, octets = transfer.progress()
     return {
         "transport": transfer.name,

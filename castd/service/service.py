@@ -31,7 +31,7 @@ from castd.observe.history import Found, Query, globEscape
 from castd.observe.report import MOST_FAILURES, FailureReport, ServerFacts, failureReports, versions
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
 from castd.observe.slices import Slices
-from castd.observe.status import addressStatuses, deafStatus, resources
+from castd.observe.status import addressStatuses, deafStatus, resources, serviceCounts
 from castd.request import hostPort
 from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
@@ -352,7 +352,7 @@ class Server(MultiService):
             "seconds": round(now - self.created, 3),
             "addresses": addresses,
             "deaf": deafStatus(self.site),
-            "services": {entry.name: dict(service.counts) for entry, service in self.portServices},
+            "services": {entry.name: serviceCounts(service) for entry, service in self.portServices},
             "held": resources(self.site, self.logs.pendingCalls + self.histories.pendingCalls),
             "history": {"path": self.histories.path, "lost": self.histories.lost},
             "log": self.logs.counts()._asdict(),
