@@ -238,8 +238,7 @@ class GenericTurn(ABC, Generic[M]):
         short = self._shortTurn(member)
         if short is not None:
             return short.interval
-        serving = self.serving
-        return member.rto.interval(len(serving) == 1 and len(serving[0]) == 1)
+        return member.rto.interval(self._servesOneBlock)
 
     def turnEndsAt(self, member: M) -> float:
         """
