@@ -14,6 +14,7 @@ from zope.interface import implementer
 from castd.errors import Forbidden, NotFound
 from castd.files.chains import Missed, SourceChain
 from castd.files.netascii import NetasciiConverter, NetasciiUpload
+from castd.files.spelling import withoutCase
 from castd.files.threads import asDeferred
 from castd.interfaces import IContent, IContentSink, IContentSource, ISite, IUpload, Near
 from castd.machines.known import KnownMachine
@@ -140,7 +141,7 @@ def _nearest(name: str, files: Mapping[str, object]) -> Near | None:
     """Return the file whose name differs from this one by case, or by its leading directories."""
     asked = name.strip("/")
     for found in files:
-        if found.casefold() == asked.casefold() != "":
+        if withoutCase(found) == withoutCase(asked) != "":
             return Near("case", found)
     ends = (found for found in files if f"/{found}".endswith(f"/{asked}") or f"/{asked}".endswith(f"/{found}"))
     meant = next(ends, None) if asked else None
