@@ -372,14 +372,15 @@ class UploadProtocol(HalfProtocol):
 
     def commit(self) -> None:
         """
-        Commit the upload, if it has as many octets as were announced.
+        Commit the upload, unless whole blocks are missing; of another length than announced a file is stored all the
+        same, and the log says so.
 
-        @raise Refused: octets are missing; a file of that name stays as it was.
+        @raise Refused: blocks are missing; a file of that name stays as it was.
         """
         self._lastBlockAt = self._seconds()
-        size = self._announcedSize()
-        if size is not None and self.octets < size:
-            raise Refused(f"{self.octets} octets came of {size}")
+        if (missing := self._missingBlocks()) > 0:
+            size, noun = self._announcedSize(), "block" if missing == 1 else "blocks"
+            raise Refused(f"{self.octets} octets came of {size}: {missing} {noun} fewer")
         self._committing = True
         self._waitsSince = self._seconds()
         maybeDeferred(self._upload.commit).addCallbacks(self._uploadCommitted, self._storingFailed)
@@ -389,6 +390,19 @@ class UploadProtocol(HalfProtocol):
         Return octets of the file as announced; L{None} in netascii, where that may be the size before the conversion.
         """
         return self.half.size if self.request.mode == "octet" else None
+
+    def _missingBlocks(self) -> int:
+        """
+        Return how many blocks the file is shorter than announced; 0: by no whole number of blocks, or not at all.
+
+        A client that takes a second OACK for the first one goes on with its next octets, so what it loses are blocks.
+        A file that has become shorter since it was announced hardly ever is so by whole blocks.
+        """
+        size = self._announcedSize()
+        if size is None or not IWindowHalf.providedBy(self.half):
+            return 0
+        blocks, rest = divmod(size - self.octets, self.half.terms.blksize)
+        return 0 if rest else blocks
 
     def _uploadCommitted(self, result: object) -> None:
         self._committing = False
