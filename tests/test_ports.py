@@ -298,3 +298,56 @@ def test_aClosedPortOfAGroupIsFreed(ports: Ports) -> None:
     finally:
         if collecting:
             gc.enable()
+
+
+class Unplugged(socket.socket):
+    """
+    A socket whose interface may be taken away: the kernel goes on with the number of one that has gone.
+
+    @ivar gone: the interface that was chosen has gone.
+    @ivar back: an interface has its address again.
+    """
+
+    gone = back = False
+
+    def sendto(self, *words: Any) -> int:
+        if self.gone:
+            raise OSError(errno.ENODEV, "No such device")
+        return super().sendto(*words)
+
+    def setsockopt(self, *words: Any) -> None:
+        if words[1] == socket.IP_MULTICAST_IF and self.gone:
+            if not self.back:
+                raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+            self.gone = False
+        super().setsockopt(*words)
+
+
+@pytest.mark.parametrize("burst", [False, True])
+def test_theInterfaceOfAGroupIsMadeAnew(ports: Ports, burst: bool) -> None:
+    """A group goes on where its interface was removed and made anew in mid-transfer: a VLAN, a bridge, a driver."""
+    group = "239.255.77.9"
+    sender = Unplugged(socket.AF_INET, socket.SOCK_DGRAM)
+    sender.bind(("127.0.0.1", 0))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member:
+        member.bind((group, 0))
+        joined = socket.inet_aton(group) + socket.inet_aton("127.0.0.1")
+        member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, joined)
+        member.settimeout(2)
+        port = GroupPort(ports, sender, Hearer(), 1500)
+        port.setGroup(1, "127.0.0.1", True, False)
+
+        def send(datagram: bytes) -> None:
+            if burst:
+                port.writeBurst(datagram, len(datagram), member.getsockname())
+            else:
+                port.write(datagram, member.getsockname())
+
+        send(b"before")
+        sender.gone = True
+        with pytest.raises(OSError, match="No such device"):
+            send(b"meanwhile")
+        sender.back = True
+        send(b"after")
+        assert [member.recv(100), member.recv(100)] == [b"before", b"after"]
+    port.stopListening()

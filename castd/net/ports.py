@@ -82,6 +82,7 @@ class UnconnectedPort(Generic[P]):
         self._socket = sock
         self._protocol = protocol
         self._segments = SegmentOption(sock, mtu)
+        self._groupOptions: tuple[int, str, bool, bool] | None = None
         try:
             host, self._number, *_ = sock.getsockname()
             self._watch()
@@ -147,11 +148,26 @@ class UnconnectedPort(Generic[P]):
             self._trySendTo(datagram, address, host)
         except BlockingIOError:
             raise
-        except OSError:
+        except OSError as error:
             # The error may be that of an earlier datagram to another peer; then this datagram was not sent yet.
-            if not self._readErrors():
+            if not self._readErrors() and not self._hasInterfaceAgain(error):
                 raise
             self._trySendTo(datagram, address, host)
+
+    def _hasInterfaceAgain(self, error: OSError) -> bool:
+        """
+        Choose the interface of the group again, as the one that was chosen has gone (ENODEV) and may have been made
+        anew: the kernel keeps its number, not its address (ip(7), C{IP_MULTICAST_IF}).
+
+        @return: whether an interface has the address now.
+        """
+        if error.errno != errno.ENODEV or self._groupOptions is None:
+            return False
+        try:
+            sockets.setGroupOptions(self._socket, *self._groupOptions)
+        except OSError:
+            return False
+        return True
 
     def _trySendTo(self, datagram: Octets, address: Peer | None, host: str | None) -> None:
         if address is None:
@@ -176,6 +192,7 @@ class UnconnectedPort(Generic[P]):
         return lambda image: send(image, address)
 
     def setGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
+        self._groupOptions = ttl, interface, loopback, broadcast
         sockets.setGroupOptions(self._socket, ttl, interface, loopback, broadcast)
 
     def holdWindow(self, blocks: int, octets: int) -> int:

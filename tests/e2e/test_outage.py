@@ -1,4 +1,7 @@
-"""The server's interface goes and comes back, in the middle of transfers: by its link, or by its address alone."""
+"""
+The server's interface goes and comes back, in the middle of transfers: by its link, by its address alone, or as another
+one of the same name.
+"""
 
 from __future__ import annotations
 
@@ -62,6 +65,10 @@ def outage(hall: Hall, kind: str) -> None:
         time.sleep(OUTAGE)
         ip(netns=netns, batch=["link set eth0 up"])
         hall.forwarding("server")
+    elif kind == "interface":
+        hall.unplug("server")
+        time.sleep(OUTAGE)
+        hall.plugAnew("server")
     else:
         ip(netns=netns, batch=[f"addr del {SERVER}/16 dev eth0"])
         time.sleep(OUTAGE)
@@ -70,7 +77,7 @@ def outage(hall: Hall, kind: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["tftp", "tftm", "mtftp", "slam"])
-@pytest.mark.parametrize("kind", ["link", "address"])
+@pytest.mark.parametrize("kind", ["link", "address", "interface"])
 def test_comesBack(hall: Hall, shelf: Shelf, castd: Server, kind: str, scheme: str) -> None:
     """Who is served in the meantime has the file in the end, and who asks afterwards is served as before."""
     name = shelf.sized(SIZE)

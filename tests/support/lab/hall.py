@@ -177,12 +177,23 @@ class Hall:
         host = self.hosts[name] = Host(self, name, netns, addresses)
         return host
 
-    def _plugIn(self, port: str, netns: str, addresses: Sequence[str]) -> None:
+    def _plugIn(self, port: str, netns: str, addresses: Sequence[str], mac: str | None = None) -> None:
         """Connect a namespace, by an interface C{eth0} with these addresses, to a new port of the switch."""
         ip(netns=self.netns, batch=[wire(port, netns), f"link set {port} master {BRIDGE} up"])
+        if mac is not None:
+            ip("link", "set", "eth0", "address", mac, netns=netns)
         ip(netns=netns, batch=[*addressed("eth0", addresses), "route add default dev eth0", *self._routes])
         self.forwarding(port)
         self._plugged.append(netns)
+
+    def unplug(self, name: str) -> None:
+        """Take a host's interface away, with all its addresses."""
+        ip("link", "del", name, netns=self.netns)
+
+    def plugAnew(self, name: str) -> None:
+        """Give a host that was unplugged another interface, which has the name and all addresses of the one before."""
+        host = self.hosts[name]
+        self._plugIn(name, host.netns, host.addresses, host.mac)
 
     def beyond(self, name: str, mtu: int, icmp: bool = True, groups: Sequence[str] = (), nat: bool = False) -> Host:
         """
