@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from castd.net.fdstore import FdStore, fdName
-from castd.net.ports import Ports
+from castd.net.fdstore import FdStore, addressIn, fdName
+from castd.net.ports import DEVICE_CHECK, Ports
 from castd.observe.sdnotify import ServiceNotifier
 from tests.support.fakes import Hearer, Reactor
 from tests.test_sdnotify import LAUNCH, ROOT, datagram
@@ -84,11 +84,23 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
         (("10.0.0.5", 1759), "castd.10.0.0.5.1759"),
         (("::", 69), "castd.__.69"),
         (("fe80::1%eth0", 69), "castd.fe80__1%eth0.69"),
+        (("fe80::1%br_lan", 69), "castd.fe80__1%br_lan.69"),
+        (("255.255.255.255%10.0.0.5", 67), "castd.255.255.255.255%10.0.0.5.67"),
     ],
 )
 def test_nameOf(at: tuple[str, int], name: str) -> None:
-    """Each address has a name of its own, in which no colon is: the manager's lists are divided by these."""
+    """
+    Each address has a name of its own, in which no colon is: the manager's lists are divided by these.  The next
+    process reads the address from it.
+    """
     assert fdName(at) == name
+    assert addressIn(name) == at
+
+
+@pytest.mark.parametrize("name", ["unknown", "castd.", "castd.any", "castd.any.x", "castd..69", "castd.any.65536"])
+def test_noName(name: str) -> None:
+    """What is no name of a kept socket has no address."""
+    assert addressIn(name) is None
 
 
 @pytest.mark.loopback
@@ -120,6 +132,24 @@ def test_kept(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     manager.waiting()
     assert list(manager.kept) == ["castd.127.0.0.1.0"]
     unit.close()
+
+
+@pytest.mark.loopback
+def test_boundAnew(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket of a port that has followed its interface is kept in place of the one before."""
+    monkeypatch.setattr(ServiceNotifier, "barrier", lambda notifier: None)
+    clock = Reactor()
+    ports = Ports(clock, random.Random(0), store=FdStore(ServiceNotifier(manager.address)))
+    port = ports.listen(0, Hearer(), "255.255.255.255%127.0.0.1")
+    ports.reconcileStore()
+    monkeypatch.setattr("castd.net.sockets.isAtItsDevice", lambda sock, host: False)
+    clock.advance(DEVICE_CHECK)
+    said = [("FDSTORE" in each, each["FDNAME"]) for each in manager.waiting()]
+    name = "castd.255.255.255.255%127.0.0.1.0"
+    assert said == [(True, name), (False, name), (True, name)]
+    assert os.fstat(manager.kept[name]).st_ino == os.fstat(port.fileno()).st_ino
+    ports.freezeStore(True)
+    port.stopListening()
 
 
 @pytest.mark.loopback

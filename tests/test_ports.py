@@ -18,8 +18,8 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import DatagramProtocol
 
 from castd import native
-from castd.net import sockets
-from castd.net.ports import DRAWS, GroupPort, Ports
+from castd.net import devices, sockets
+from castd.net.ports import DEVICE_CHECK, DRAWS, GroupPort, Ports
 from castd.net.unicast_ports import UnicastPort
 from castd.request import Local, Peer
 from tests.support.fakes import Hearer, Reactor
@@ -350,4 +350,86 @@ def test_theInterfaceOfAGroupIsMadeAnew(ports: Ports, burst: bool) -> None:
         sender.back = True
         send(b"after")
         assert [member.recv(100), member.recv(100)] == [b"before", b"after"]
+    port.stopListening()
+
+
+BROADCASTS = "255.255.255.255%127.0.0.1"
+
+
+def broadcast(datagram: bytes, number: int) -> None:
+    """Broadcast a datagram to a port, by the loopback interface."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sender.setsockopt(socket.SOL_SOCKET, 25, b"lo")  # SO_BINDTODEVICE
+        sender.sendto(datagram, ("255.255.255.255", number))
+
+
+@pytest.fixture
+def number() -> int:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("how", ["gone", "moved"])
+def test_followsItsInterface(monkeypatch: pytest.MonkeyPatch, number: int, how: str) -> None:
+    """
+    A port that hears one interface hears it again after that was made anew, or after its address has moved to another
+    one, such as a bridge; not while no interface has the address, nor in place of the process that reads it now.
+    """
+    clock, hearer = Reactor(), Hearer()
+    ports = Ports(clock, random.Random(1))
+    port = ports.listen(number, hearer, BROADCASTS)
+    before, known, there = port.fileno(), devices.boundDevice, False
+
+    def bound(sock: socket.socket) -> str:
+        if sock.fileno() != before:
+            return known(sock)
+        if how == "gone":
+            raise OSError(errno.ENODEV, "No such device")
+        return "eth0"
+
+    def deviceOf(address: str) -> str:
+        if not there:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        return "lo"
+
+    monkeypatch.setattr(devices, "boundDevice", bound)
+    monkeypatch.setattr(devices, "deviceOf", deviceOf)
+    clock.advance(DEVICE_CHECK)
+    there = True
+    port.pause(True)
+    clock.advance(DEVICE_CHECK)
+    assert port.fileno() == before
+    port.resume(True)
+    clock.advance(DEVICE_CHECK)
+    after = port.fileno()
+    assert after != before
+    clock.advance(DEVICE_CHECK)
+    assert (port.fileno(), [each[1].fileno() for each in ports.boundSockets()]) == (after, [after])
+    broadcast(b"discover", number)
+    assert wakes(ports, 2)
+    ports.readArrived()
+    assert (hearer.heard, len(ports.epoll)) == ([b"discover"], 1)
+    port.stopListening()
+    assert clock.getDelayedCalls() == []
+
+
+def test_cannotFollow(monkeypatch: pytest.MonkeyPatch, number: int, events: list[dict[str, Any]]) -> None:
+    """A port that may not be bound anew is told once, and tried again: the process has given up root, perhaps."""
+    clock = Reactor()
+    ports = Ports(clock, random.Random(1))
+    port, bindSocket = ports.listen(number, Hearer(), BROADCASTS), sockets.bindSocket
+
+    def forbidden(host: str, port: int) -> socket.socket:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(sockets, "isAtItsDevice", lambda sock, host: False)
+    monkeypatch.setattr(sockets, "bindSocket", forbidden)
+    clock.pump([DEVICE_CHECK] * 3)
+    monkeypatch.setattr(sockets, "bindSocket", bindSocket)
+    clock.advance(DEVICE_CHECK)
+    told = [(each["event"], each["address"], each.get("why")) for each in events]
+    where = f"{BROADCASTS}:{number}"
+    assert told == [("unfollowed", where, "Permission denied"), ("followed", where, None)]
     port.stopListening()

@@ -1,5 +1,6 @@
 """What a supervisor is told, over real sockets of the test's own; and sockets that it has bound."""
 
+import errno
 import os
 import random
 import signal
@@ -315,6 +316,31 @@ def test_passed(monkeypatch: pytest.MonkeyPatch) -> None:
         each.close()
     for left in (2, 3):
         os.close(first + left)
+
+
+@pytest.mark.loopback
+def test_theirInterfaceHasGone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A kept socket whose interface does not exist any more is known by its name, and bound anew later; that of a socket
+    unit is of no use.  The start goes on.
+    """
+    first = 600
+    for at in range(2):
+        made = datagram()
+        os.dup2(made.fileno(), first + at)
+        made.close()
+
+    def gone(sock: socket.socket) -> str:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(activation, "boundHost", gone)
+    monkeypatch.setattr(activation, "LISTEN_FDS_START", first)
+    names = "castd.255.255.255.255%10.0.0.5.67:unit"
+    found, stored, faults = passedSockets({"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": names}, 7)
+    assert (found, list(stored)) == ({}, [("255.255.255.255%10.0.0.5", 67)])
+    assert faults == [f"descriptor {first + 1} (unit) was passed and is of no use: No such device"]
+    for each in stored.values():
+        each.close()
 
 
 def test_toldBefore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

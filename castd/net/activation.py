@@ -12,7 +12,7 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import TypeAlias
 
-from castd.net.fdstore import FDNAME_PREFIX
+from castd.net.fdstore import addressIn
 from castd.net.sockets import boundHost
 from castd.units import wholeNumber
 
@@ -67,16 +67,18 @@ def passedSockets(
         name = (names[index] if index < len(names) else "") or "unknown"
         try:
             sock = _openDescriptor(LISTEN_FDS_START + index)
+            # By its name: the interface that a stored socket is bound to may have gone.
+            kept = addressIn(name)
+            address = kept or addressOf(sock)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             faults.append(f"descriptor {LISTEN_FDS_START + index} ({name}) was passed and is of no use: {reason}")
             continue
-        address = addressOf(sock)
         if address in bound or address in stored:
             reason = "another has its address"
             faults.append(f"descriptor {LISTEN_FDS_START + index} ({name}) was passed and is of no use: {reason}")
             sock.close()
-        elif name.startswith(FDNAME_PREFIX):
+        elif kept:
             stored[address] = sock
         else:
             bound[address] = sock

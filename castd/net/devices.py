@@ -81,15 +81,25 @@ def bindShared(sock: socket.socket, host: str, port: int, address: str) -> None:
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, membership)
 
 
+def boundDevice(sock: socket.socket) -> str:
+    """
+    Return the name of the device that a socket is bound to; C{""}: none.
+
+    @raise OSError: that device does not exist any more.
+    """
+    return sock.getsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, _IFNAMSIZ).partition(b"\0")[0].decode()
+
+
 def zoned(sock: socket.socket, host: str) -> str:
     """
     Return the bound address of a socket as a service file's transports know it, with an address of its device.
 
     @param host: the address that the socket is bound to.
+    @raise OSError: as L{boundDevice}.
     """
     if not isShared(host):
         return host
-    device = sock.getsockopt(socket.SOL_SOCKET, _SO_BINDTODEVICE, _IFNAMSIZ).partition(b"\0")[0].decode()
+    device = boundDevice(sock)
     first = next((address for address, name in addresses().items() if name == device), "")
     return f"{host}%{first}" if first else host
 

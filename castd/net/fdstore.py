@@ -10,6 +10,8 @@ from __future__ import annotations
 import socket
 from typing import Protocol
 
+from castd.units import wholeNumber
+
 #: The prefix of the names of stored sockets.  The manager passes them together with the sockets of a socket unit, which
 #: have other names.
 FDNAME_PREFIX = "castd."
@@ -35,6 +37,17 @@ def fdName(at: tuple[str, int]) -> str:
     """
     host, port = at
     return f"{FDNAME_PREFIX}{host.replace(':', '_') or 'any'}.{port}"
+
+
+def addressIn(name: str) -> tuple[str, int] | None:
+    """Return the interface and port that L{fdName} has made a name of; L{None}: it has not made this one."""
+    host, _, port = name.removeprefix(FDNAME_PREFIX).rpartition(".")
+    number = wholeNumber(port, 65535)
+    if not (name.startswith(FDNAME_PREFIX) and host) or number is None:
+        return None
+    # Only the zone, the name of a device, may have an underscore of its own.
+    address, sign, zone = host.partition("%")
+    return ("" if host == "any" else address.replace("_", ":") + sign + zone), number
 
 
 class FdStore:

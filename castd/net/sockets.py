@@ -175,11 +175,37 @@ def boundHost(sock: socket.socket) -> str:
     """
     Return the address that a socket is bound to, with its zone where it has one: C{fe80::1%eth0}; for a socket that
     hears only broadcasts or a group an address of its device, C{255.255.255.255%10.0.0.5}.
+
+    @raise OSError: its device does not exist any more.
     """
     host, _, *rest = sock.getsockname()
     if sock.family == socket.AF_INET:
         return devices.zoned(sock, host)
     return f"{host}%{socket.if_indextoname(rest[1])}" if rest and rest[1] else str(host)
+
+
+def isAtItsDevice(sock: socket.socket, host: str) -> bool:
+    """
+    Return whether a socket still hears the device that it was bound to by L{bindSocket} with this host.
+
+    The kernel binds it to the number of a device.  A device that was made anew has another number, and the address may
+    have moved to another device, such as a bridge.
+
+    @return: C{True} also if no device has the address now, or the host names none.
+    """
+    zone = host.partition("%")[2]
+    if not zone:
+        return True
+    try:
+        if sock.family == socket.AF_INET6:
+            return bool(sock.getsockname()[3] == socket.if_nametoindex(zone))
+        wanted = devices.deviceOf(zone)
+    except OSError:
+        return True
+    try:
+        return devices.boundDevice(sock) == wanted
+    except OSError:
+        return False
 
 
 def setCommonOptions(sock: Socket, errors: bool = True, family: int | None = None, host: str = "") -> None:
