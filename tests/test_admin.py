@@ -355,7 +355,7 @@ def page32() -> tuple[Any, bytes, int, list[Deferred[object]]]:
         asked.append(Deferred())
         return asked[-1]
 
-    site = MetricsSite(MetricsPage(Counters(), unready))
+    site = MetricsSite(MetricsPage(lambda: succeed(b""), unready))
     site.reactor = Clock()  # type: ignore[assignment]
     return site, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n", metrics.MOST_CONNECTIONS, asked
 
@@ -407,7 +407,7 @@ def test_noBody(method: bytes, length: bytes, monkeypatch: pytest.MonkeyPatch) -
     """A request with a body is refused before that is read: it takes neither time nor room on the disk."""
     begun: list[object] = []
     monkeypatch.setattr("twisted.web.http._getContentFile", begun.append)
-    link = connected(MetricsSite(MetricsPage(Counters(), lambda: succeed(None))))
+    link = connected(MetricsSite(MetricsPage(lambda: succeed(b""), lambda: succeed(None))))
     form = b"Content-Type: application/x-www-form-urlencoded\r\nExpect: 100-continue\r\n"
     headers = b" /healthz HTTP/1.1\r\nHost: x\r\n" + form + length
     link.protocol.dataReceived(method + headers + b"\r\n\r\n8\r\na=1&b=23\r\n")
@@ -421,7 +421,7 @@ def test_anAnswerThatIsNoJSON(events: list[dict[str, Any]]) -> None:
     link = connected(ControlFactory(Clock(), {"status": lambda _: {"count": object()}}, Slices(Clock())))
     link.protocol.dataReceived(b'{"do": "status"}\n')
     assert json.loads(link.value()) == {"error": "a fault of castd, see its log"}
-    broken = connected(MetricsSite(MetricsPage(Counters(), lambda: 1 / 0)))  # type: ignore[arg-type, return-value]
+    broken = connected(MetricsSite(MetricsPage(lambda: succeed(b""), lambda: 1 / 0)))  # type: ignore[arg-type, return-value]
     broken.protocol.dataReceived(b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n")
     assert broken.value().startswith(b"HTTP/1.1 500 ")
     assert [each["event"] for each in events if "log_failure" in each] == ["fault", "fault"]

@@ -103,6 +103,7 @@ def test_metricsPage() -> None:
     for event in {event for metric in EVENT_METRICS for event in metric.events}:
         counters({"event": event, "transport": "tftp", "outcome": "done"})
     Gauges(counters, lambda: [Elsewhere()], memorySite(Network(), {}), lambda: [("proxydhcp", Rivals())])
+    counters.page()
     labels = {metric.name: set(metric.labels) for metric in (*EVENT_METRICS, *GAUGES)}
     found = {}
     for metric in exposed(counters.registry):

@@ -6,6 +6,7 @@ no transfer.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,14 +26,14 @@ from castd.errors import ConfigError
 from castd.interfaces import ILiveTransfer, IMappedTransfer, LiveReceiver, MemberMap
 from castd.observe import page, report
 from castd.observe.format import showInstant
-from castd.observe.metrics import Counters, MetricsPage, MetricsSite
+from castd.observe.metrics import CountedEntry, Counters, Gauges, MetricsPage, MetricsSite, scraper
 from castd.observe.page import HEADERS, hostOf, isLoopback, pageResources
 from castd.observe.report import MOST_GROUPS, MOST_MEMBERS, MOST_TRANSFERS, Reporter, Sources, versions
 from castd.observe.slices import SLICE, Slices
 from castd.packets.tftp import buildAck
 from castd.service.admin import ControlFactory
 from castd.service.service import read
-from castd.testing import Network, RecordingClient
+from castd.testing import Network, RecordingClient, memorySite
 from tests.support.log import observed
 from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, Case
 from tests.support.stage import GroupStage
@@ -173,7 +174,7 @@ class Web:
             lambda: 1_795_728_720.0 + self.clock.seconds(),
         )
         resources = pageResources(self.clock, reporter, refusal)
-        root = MetricsPage(Counters(), lambda: succeed(None), resources)
+        root = MetricsPage(lambda: succeed(b""), lambda: succeed(None), resources)
         self.site = MetricsSite(root)
         self.site.reactor = self.clock
 
@@ -406,6 +407,40 @@ def test_statusInPieces(tmp_path: Path) -> None:
     assert link.value() == json.dumps(answer).encode() + b"\n"
     assert list(answer) == list(whole)
     assert answer["addresses"] == whole["addresses"]
+
+
+def test_scrapeInPieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    A scrape reads the transfers in slices, and a thread makes the text and lists the descriptors: it is the text that
+    one piece would be.  Those who ask at the same time share one.
+    """
+    clock = Looks()
+    casts = [*(Transfer(f"f{at}") for at in range(2000)), GroupTransfer(100)]
+    counters = Counters(lambda: [CountedEntry(f"t{at}", False) for at in range(20)])
+    Gauges(counters, lambda: [Address(casts)], memorySite(Network(), {}))  # type: ignore[list-item]
+    threads: list[tuple[Callable[[], Any], Deferred[Any]]] = []
+
+    def thread(function: Callable[[], Any], /) -> Deferred[Any]:
+        threads.append((function, Deferred()))
+        return threads[-1][1]
+
+    listed: list[object] = []
+    for name in ("listdir", "scandir"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda path, real=real: listed.append(path) or real(path))
+    scrape, told = scraper(clock, counters, Slices(clock, clock.look), thread), list[bytes]()
+    for _ in range(2):
+        scrape().addCallback(told.append)
+    clock.pump([0] * 300)
+    clock.check(2000)
+    assert listed == []
+    ((text, made),) = threads
+    made.callback(text())
+    assert len(told) == 2
+    pages = [[line for line in page.splitlines() if b"castd_" in line] for page in (*told, counters.page())]
+    assert pages[0] == pages[1] == pages[2]
+    assert b'castd_casts{kind="unicast",transport="tftp"} 2000.0' in pages[0]
+    assert b'castd_receivers{transport="tftp"} 2100.0' in pages[0]
 
 
 def test_onlyWhenAsked() -> None:

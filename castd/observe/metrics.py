@@ -21,7 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import IReactorTime, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.logger import ILogObserver, LogEvent
 from twisted.python.failure import Failure
@@ -30,9 +30,11 @@ from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
 from zope.interface import implementer
 
+from castd.files.threads import RunInThread
 from castd.interfaces import ICastTransport, ILiveTransfer, IPortService, ISite
 from castd.net.connections import ConnectionLimit
-from castd.observe.report import versions
+from castd.observe.report import Shared, versions
+from castd.observe.slices import Slices
 from castd.observe.status import KINDS, OTHER, asked, resources, serviceCounts, underWay
 from castd.observe.web import Answer, TextResource
 from castd.outcomes import DONE, MEANING
@@ -376,6 +378,7 @@ class Counters:
         @param catchUp: called before the page is made: passes the events on that are kept, see L{castd.observe.batch}.
         """
         self._catchUp = catchUp
+        self._gauges: list[Gauges] = []
         self.registry = CollectorRegistry()
         self.entries = entries
         self._transports: set[str] = set()
@@ -410,8 +413,21 @@ class Counters:
             self._transports.add(name)
         return str(name)
 
+    def register(self, gauges: Gauges) -> None:
+        """Show gauges on the page, too."""
+        self._gauges.append(gauges)
+        self.registry.register(gauges)
+
     def page(self) -> bytes:
-        """Return the page that answers a scrape; what is in the service file is on it before its first event."""
+        """Return the page that answers a scrape; the event loop waits for it."""
+        collections.deque(self.prepare(), maxlen=0)
+        return self.text()
+
+    def prepare(self) -> Iterator[None]:
+        """
+        Return the steps that bring the page up to date, as there may be thousands of transfers, and of combinations of
+        labels; what is in the service file is on the page before its first event.
+        """
         self._catchUp()
         for entry in self.entries():
             if entry not in self._present:
@@ -420,13 +436,22 @@ class Counters:
                 for metric, make in self._makers:
                     if "transport" in metric.labels and metric.services == entry.isService:
                         _makePresent(metric, make, label)
+                        yield None
+        for each in self._gauges:
+            yield from each.read()
+
+    def text(self) -> bytes:
+        """
+        Return the page as of the last L{prepare}.  A thread may call this beside the reactor's: C{prometheus_client}
+        locks what it counts, and the gauges were read before.
+        """
         return bytes(generate_latest(self.registry))
 
 
 @dataclass(frozen=True, slots=True)
 class Readings:
     """
-    The state that gauges are read from, at one instant.
+    The state that gauges are read from.
 
     @ivar site: the site of the server.
     @ivar transfers: how many transfers are under way, by transport and kind.
@@ -444,7 +469,7 @@ class Readings:
 
 class Gauges(Collector):
     """
-    Reads the metrics of L{GAUGES} when a scrape asks for them.
+    Reads the metrics of L{GAUGES} when a scrape asks for them, and shows what it has read.
     """
 
     def __init__(
@@ -463,34 +488,41 @@ class Gauges(Collector):
         self._counters = counters
         self._transports = transports
         self._site = site
-        counters.registry.register(self)
+        self._families: list[GaugeMetricFamily | CounterMetricFamily] = []
+        counters.register(self)
 
-    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
-        """Read every gauge, for C{prometheus_client}."""
-        readings = self._readings()
-        for gauge in GAUGES:
-            made = CounterMetricFamily if gauge.kind == "counter" else GaugeMetricFamily
-            family = made(gauge.name, gauge.help, labels=gauge.labels)
-            for values, number in gauge.read(readings).items():
-                family.add_metric(values, number)
-            yield family
+    def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
+        """Return what was read last, for C{prometheus_client}."""
+        return self._families
 
-    def _readings(self) -> Readings:
+    def read(self) -> Iterator[None]:
+        """Return the steps that read every gauge: the transfers of one instant, and each with its receivers later."""
+        held = resources(self._site)
         present = [self._counters.transportLabel(each.name) for each in self._counters.entries() if not each.isService]
         transfers = collections.Counter[tuple[str, ...]](dict.fromkeys(product(present, KINDS), 0))
         receivers = collections.Counter[tuple[str, ...]]({(each,): 0 for each in present})
-        for transport in self._transports():
-            for each in underWay(transport):
-                name, kind, here = _sortOf(each)
-                label = self._counters.transportLabel(name)
-                transfers[label, kind if kind in KINDS else OTHER] += 1
-                receivers[label,] += here
+        for each in [each for transport in self._transports() for each in underWay(transport)]:
+            name, kind, here = _sortOf(each)
+            label = self._counters.transportLabel(name)
+            transfers[label, kind if kind in KINDS else OTHER] += 1
+            receivers[label,] += here
+            yield None
         rivals: dict[tuple[str, ...], int] = {
             (self._counters.transportLabel(name),): counts["rivals"]
             for name, each in self._services()
             if "rivals" in (counts := serviceCounts(each))
         }
-        return Readings(self._site, transfers, receivers, rivals, resources(self._site))
+        readings = Readings(self._site, transfers, receivers, rivals, held)
+        self._families = [_family(gauge, readings) for gauge in GAUGES]
+
+
+def _family(gauge: GaugeMetric, readings: Readings) -> GaugeMetricFamily | CounterMetricFamily:
+    """Return a gauge with its values, as C{prometheus_client} shows it."""
+    made = CounterMetricFamily if gauge.kind == "counter" else GaugeMetricFamily
+    family = made(gauge.name, gauge.help, labels=gauge.labels)
+    for values, number in gauge.read(readings).items():
+        family.add_metric(values, number)
+    return family
 
 
 def _sortOf(transfer: object) -> tuple[str, str, int]:
@@ -500,6 +532,18 @@ def _sortOf(transfer: object) -> tuple[str, str, int]:
     if not ILiveTransfer.providedBy(transfer):
         return unknown
     return asked(lambda: (transfer.name, transfer.kind, len(transfer.liveReceivers())), unknown)
+
+
+def scraper(
+    reactor: IReactorTime, counters: Counters, slices: Slices, thread: RunInThread
+) -> Callable[[], Deferred[bytes]]:
+    """
+    Return a function that answers scrapes beside the transfers: the state is read in slices, and the text made in a
+    thread, which takes half a second for the most transports there may be.  Those who ask at the same time share one.
+
+    @param thread: makes the text.
+    """
+    return Shared(reactor, lambda: slices.run(counters.prepare()).addCallback(lambda _: thread(counters.text)), 0.0).get
 
 
 class PageConnection(HTTPChannel):
@@ -573,20 +617,25 @@ class MetricsPage(Resource):
 
     def __init__(
         self,
-        counters: Counters,
+        scrape: Callable[[], Deferred[bytes]],
         unready: Callable[[], Deferred[str | None]],
         others: Mapping[bytes, IResource] = MappingProxyType({}),
     ) -> None:
         """
+        @param scrape: -> a Deferred of the metrics, see L{scraper}.
         @param unready: -> a Deferred of the reason why requests are not answered now; L{None}: they are answered.
         @param others: what else there is, by its path.
         """
         Resource.__init__(self)
         for path, resource in others.items():
             self.putChild(path, resource)
-        self.putChild(b"metrics", TextResource(lambda: succeed((200, counters.page())), CONTENT_TYPE_LATEST))
+        self.putChild(b"metrics", TextResource(lambda: scrape().addCallback(_found), CONTENT_TYPE_LATEST))
         self.putChild(b"healthz", TextResource(lambda: succeed((200, b"alive\n"))))
         self.putChild(b"readyz", TextResource(lambda: unready().addCallback(_readiness)))
+
+
+def _found(page: bytes) -> Answer:
+    return 200, page
 
 
 def _readiness(why: str | None) -> Answer:

@@ -35,6 +35,7 @@ from zope.interface import implementer
 from castd.config.config import Config
 from castd.errors import ConfigError, Unavailable, reasonOf
 from castd.files.private import clearSocket
+from castd.files.threads import RunInThread
 from castd.net.connections import ConnectionLimit
 from castd.observe.report import Reporter, Sources
 from castd.observe.slices import Slices
@@ -65,6 +66,7 @@ class AdminPorts:
 
     @ivar runtimeDirectory: systemd's C{RUNTIME_DIRECTORY}, where the control socket lies if the service file gives no
         path for it.
+    @ivar thread: makes the text of the metrics.
     """
 
     def __init__(self, server: Server, answers: Mapping[str, Answer]) -> None:
@@ -74,6 +76,7 @@ class AdminPorts:
         self._server = server
         self._answers = answers
         self.runtimeDirectory: str | None = None
+        self.thread: RunInThread = maybeDeferred
         self._ports: dict[str, AdminPort] = {}
         self._counters: Counters | None = None
         # The one of all metrics ports, also over reloads: it measures rates from one look to the next.
@@ -203,7 +206,7 @@ class AdminPorts:
 
     def _metricsSite(self) -> IProtocolFactory:
         # Imported here: prometheus_client is optional, the extra "metrics".
-        from castd.observe.metrics import Counters, Gauges, MetricsPage, MetricsSite
+        from castd.observe.metrics import Counters, Gauges, MetricsPage, MetricsSite, scraper
         from castd.observe.page import pageResources
 
         if self._counters is None:
@@ -216,7 +219,8 @@ class AdminPorts:
             )
             self._server.batch.add(self._counters)
         page = pageResources(self._server.site.reactor, self._reporter, self._pageRefusal)
-        return MetricsSite(MetricsPage(self._counters, self._readiness, page))
+        scrape = scraper(self._server.site.reactor, self._counters, self._server.slices, self.thread)
+        return MetricsSite(MetricsPage(scrape, self._readiness, page))
 
     def _counted(self) -> list[CountedEntry]:
         """Return the transports and services of the service file that is in force."""

@@ -88,6 +88,7 @@ def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | No
     server.histories.thread = DiskThreads(1)
     server.histories.identify = server.site.machines.identify
     server.recorders.thread = DiskThreads(1)
+    server.admin.thread = DiskThreads(1)
     # More than one: a disk that does not answer may keep some for ever.
     server.thread = DiskThreads(4)
     SignalService(threads, signal.SIGHUP, server.reread).setServiceParent(server)

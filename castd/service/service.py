@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from itertools import chain
 from random import Random
 from typing import TypedDict
 
@@ -31,7 +32,7 @@ from castd.observe.history import Found, Query, globEscape
 from castd.observe.report import MOST_FAILURES, FailureReport, ServerFacts, failureReports, versions
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
 from castd.observe.slices import Slices
-from castd.observe.status import addressStatuses, deafStatus, resources, serviceCounts
+from castd.observe.status import addressStatuses, countDescriptors, deafStatus, resources, serviceCounts
 from castd.request import hostPort
 from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
@@ -334,12 +335,14 @@ class Server(MultiService):
 
     def _beginStatus(self) -> tuple[dict[str, object], Iterator[None]]:
         """
-        Return the state of the server, and the steps that add its transfers: see L{addressStatuses}.  All else, such as
+        Return the state of the server, and the steps that add its transfers, see L{addressStatuses}, and count its
+        descriptors.  All else, such as
         the counts of C{held}, is of the instant of this call: a transfer that ends during the steps is in both.
         """
         self.batch.flush()
         now = self.site.reactor.seconds()
         addresses, steps = addressStatuses(self.addresses, self.site.reactor.seconds)
+        held = {"descriptors": 0, **resources(self.site, self.logs.pendingCalls + self.histories.pendingCalls)}
         status: dict[str, object] = {
             "version": __version__,
             "pid": os.getpid(),
@@ -353,12 +356,12 @@ class Server(MultiService):
             "addresses": addresses,
             "deaf": deafStatus(self.site),
             "services": {entry.name: serviceCounts(service) for entry, service in self.portServices},
-            "held": resources(self.site, self.logs.pendingCalls + self.histories.pendingCalls),
+            "held": held,
             "history": {"path": self.histories.path, "lost": self.histories.lost},
             "log": self.logs.counts()._asdict(),
             "recorder": self.recorders.status(),
         }
-        return status, steps
+        return status, chain(countDescriptors(held), steps)
 
     def facts(self, wallTime: float) -> ServerFacts:
         """Return what the page says of the server; C{wallTime}: seconds since 1970."""
