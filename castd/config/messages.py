@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 from pydantic import BaseModel, ValidationError
@@ -54,8 +55,13 @@ def faultsOf(error: ValidationError, model: type[BaseModel], value: Value) -> It
         yield route, _message(fault, _schemaAt(schema, route, schema), _schemaAt(schema, route[:-1], schema))
 
 
+@lru_cache(64)
 def schemaOf(model: type[BaseModel]) -> Schema:
-    """Return the JSON schema of a model as it is written in a service file; empty if a field's type has none."""
+    """
+    Return the JSON schema of a model as it is written in a service file; empty if a field's type has none.
+
+    It is kept, and not to be changed: it takes milliseconds to make, and a file may have thousands of wrong rules.
+    """
     try:
         return model.model_json_schema(by_alias=True)
     except PydanticUserError:
@@ -95,15 +101,13 @@ def _routeInFile(location: Route, value: Value, kind: str) -> Route:
     """Return the part of pydantic's location that is a route in the file, without the names of a union's branches."""
     route: list[str | int] = []
     for key in location:
-        inside: dict[str | int, Value] = {}
-        if isinstance(value, dict):
-            inside = dict(value.items())
-        elif isinstance(value, list):
-            inside = dict(enumerate(value))
-        if key in inside:
-            value = inside[key]
-        if key in inside or (kind == "missing" and key == location[-1]):
-            route.append(key)
+        if isinstance(value, dict) and key in value:
+            value = value[str(key)]
+        elif isinstance(value, list) and isinstance(key, int) and key < len(value):
+            value = value[key]
+        elif kind != "missing" or key != location[-1]:
+            continue
+        route.append(key)
     return tuple(route)
 
 
