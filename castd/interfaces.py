@@ -1232,7 +1232,8 @@ class IPortService(Interface):
         by C{castd check}.
 
         @raise ConfigError: the file cannot be put in force.  A fault may begin with a path of keys and a colon, such as
-            C{rules[2].by: ...}, and then gets the line of that value.
+            C{rules[2].by: ...}, and then gets the line of that value.  L{Unavailable<castd.errors.Unavailable>}: the
+            file is right, and this machine lacks what it asks for, perhaps only now.
         """
 
     def warnings() -> Iterable[str]:

@@ -46,6 +46,7 @@ def boot(tmp_path: Path) -> Path:
 START = "castd: 1\ncontent: [{directory: {path: boot}}]\n"
 ANY = "access: [{allow: any}]\n"
 TFTP = "transports:\n  tftp: {port: 69}\n"
+PROXY = "  proxydhcp: {{interface: {at}, rules: [{{boot: hello.txt, ipxe: true, by: {by}}}]}}\n"
 
 
 def made(folder: Path, network: Network, text: str) -> Server:
@@ -68,8 +69,11 @@ def complaints(folder: Path, network: Network, text: str) -> list[str]:
         (f"{START}{ANY}{TFTP}uploads: [{{directory: {{path: none}}}}]\n", "No such file", False),
         (f"{START}{ANY}{TFTP}metrics: {{listen: rubbish}}\n", "Unknown endpoint type", True),
         (f"{START}{ANY}{TFTP}control: {{path: /{'x' * 108}}}\n", "longer than", True),
+        (f"{START}{ANY}{TFTP}{PROXY.format(at='10.0.0.8', by='tftp')}", "no interface of this machine", False),
+        (f"{START}{ANY}{TFTP}{PROXY.format(at=SERVER, by='none')}", "no transport is called none", True),
+        (f"{START}{ANY}{TFTP}{PROXY.format(at='10.0.0.8', by='none')}", "no interface of this machine", True),
     ],
-    ids=["content", "uploads", "metrics", "control"],
+    ids=["content", "uploads", "metrics", "control", "service", "wrong service", "service, both"],
 )
 def test_wrongOrMissing(boot: Path, network: Network, text: str, fault: str, wrong: bool) -> None:
     """What may be there later is told from what is wrong in the file, for whoever starts castd again."""

@@ -34,6 +34,7 @@ class Checker:
 
     @ivar rules: the rules, each with its transports.
     @ivar faults: what is wrong, each behind a path of keys.
+    @ivar missing: what this machine lacks, perhaps only now; likewise.
     """
 
     def __init__(self, options: Options, file: IServiceFile, reached: Sequence[IPv4Network] | None) -> None:
@@ -45,8 +46,7 @@ class Checker:
         self._own = IPv4Address(options.interface)
         self._reached = () if reached is None else tuple(reached)
         self.faults: list[str] = []
-        if reached is None:
-            self.faults.append(f"interface: no interface of this machine has {options.interface}")
+        self.missing = [f"interface: no interface of this machine has {options.interface}"] if reached is None else []
         self.rules = [self._inForce(place, rule) for place, rule in enumerate(options.rules)]
 
     # Faults.

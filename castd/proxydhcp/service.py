@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from castd.errors import ConfigError, NotFound, Refused, WireError
+from castd.errors import ConfigError, NotFound, Refused, Unavailable, WireError
 from castd.files import names
 from castd.interfaces import IContent, IListeningPort, IPortService, IServiceFile, ISite, ServicePort
 from castd.options import AnyNetwork
@@ -179,8 +179,11 @@ class ProxyDhcp:
     def configure(self, file: IServiceFile) -> None:
         """As L{IPortService.configure}."""
         self._checker = Checker(self.options, file, self._site.ports.reached(self.options.interface))
-        if self._checker.faults:
-            raise ConfigError(*self._checker.faults)
+        faults, missing = self._checker.faults, self._checker.missing
+        if faults:
+            raise ConfigError(*missing, *faults)
+        if missing:
+            raise Unavailable(*missing)
         self._rules = self._checker.rules
 
     def warnings(self) -> Iterator[str]:

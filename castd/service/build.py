@@ -192,8 +192,7 @@ def build(
     wrong = len(config.tree.faults) - missing
     shown = ServiceFile(file, SourceChain(components.sources), patience(site))
     _checkFileSizes(config, shown)
-    for entry, service in components.services:
-        _makeEach([entry], partial(_configure, service, shown))
+    wrong += sum(_configure(service, shown, entry) for entry, service in components.services)
     try:
         config.tree.raiseFaults()
     except ConfigError as error:
@@ -208,8 +207,14 @@ def _listeningAddress(site: Site, at: ServicePort, transport: ICastTransport, en
     return ListeningAddress(site, transport, entry, at.required, at.remedy)
 
 
-def _configure(service: IPortService, file: IServiceFile, _: Entry) -> None:
-    service.configure(file)
+def _configure(service: IPortService, file: IServiceFile, entry: Entry) -> bool:
+    """Show a service the file that it is in, and record its faults.  -> whether the file itself is wrong."""
+    try:
+        service.configure(file)
+    except ConfigError as error:
+        _addFaults(entry, error)
+        return not isinstance(error, Unavailable)
+    return False
 
 
 def _makeEach(entries: Iterable[Entry], make: Callable[[Entry], _Made]) -> list[_Made]:
@@ -219,9 +224,13 @@ def _makeEach(entries: Iterable[Entry], make: Callable[[Entry], _Made]) -> list[
         try:
             made.append(make(entry))
         except ConfigError as error:
-            for fault in error.faults:
-                entry.addFault(fault)
+            _addFaults(entry, error)
     return made
+
+
+def _addFaults(entry: Entry, error: ConfigError) -> None:
+    for fault in error.faults:
+        entry.addFault(fault)
 
 
 def _addTransport(
