@@ -291,6 +291,23 @@ def test_failures() -> None:
     assert [(each["verdict"], each["why"]) for each in failed] == [("unanswered", why), (None, None)]
 
 
+@pytest.mark.parametrize(
+    ("kept", "message", "why"),
+    [
+        ("x: no such file", "x: no such file", "put it there"),
+        ("x: silent; no source has it: put it there", "x: silent", "no source has it: put it there"),
+        ("x: silent; a\\x0ab: put it there", "x: silent", "a\nb: put it there"),
+    ],
+    ids=["as the line says", "beside the line", "escaped in the line"],
+)
+def test_causeIsSaidOnce(kept: str, message: str, why: str) -> None:
+    """A failure whose line says the cause already is shown with the cure alone, and none with its verdict twice."""
+    cause = why.partition(": ")[0] if ": " in why else "no source has it"
+    told = found(message=kept, fields={"verdict": "missing", "cause": cause, "cure": "put it there"})
+    (failed,) = json.loads(Web(failures=lambda most: succeed([told])).get("/status.json").body)["failures"]
+    assert (failed["message"], failed["why"]) == (message, why)
+
+
 def test_historyOfASlowDisk() -> None:
     """A history that does not answer keeps nobody from seeing the rest; nor does one that is broken."""
     web = Web([Transfer()], failures=lambda most: Deferred())

@@ -20,6 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from castd import __version__
+from castd.files.names import printable
 from castd.interfaces import ICastTransport, ILiveTransfer, IMappedTransfer, LiveReceiver
 from castd.observe.format import showInstant
 from castd.observe.history import Found
@@ -102,7 +103,10 @@ class GroupReport(TypedDict):
 
 
 class FailureReport(TypedDict):
-    """Something that failed; C{verdict}, C{why}: the word for it, and cause and cure, where they can be told."""
+    """
+    Something that failed; C{verdict}: the word for it; C{why}: cause and cure, or the cure alone if the message says
+    the cause.  L{None}: they cannot be told.
+    """
 
     time: str
     address: str | None
@@ -356,13 +360,18 @@ def failureReports(reactor: IReactorTime, asked: Deferred[list[Found]]) -> Defer
 
 def _failure(found: Found) -> FailureReport:
     verdict, cause, cure = (found["fields"].get(each) for each in ("verdict", "cause", "cure"))
-    why = f"{cause}: {cure}" if isinstance(verdict, str) else None
+    message, why = found["message"], None
+    if isinstance(verdict, str):
+        # The line of the log has both, or says the cause in its own words, see castd.verdicts.remark.
+        bare = message.removesuffix(printable(f"; {cause}: {cure}"))
+        why = str(cure) if bare == message else f"{cause}: {cure}"
+        message = bare
     return {
         "time": found["time"],
         "address": found["address"],
         "name": found["name"],
         "times": found["times"],
-        "message": found["message"].removesuffix(f"; {why}"),
+        "message": message,
         "verdict": verdict if isinstance(verdict, str) else None,
         "why": why,
     }
