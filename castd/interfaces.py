@@ -146,10 +146,13 @@ class IMappedCast(ICast):
 class IBoundedCast(ICast):
     """Has room for a bounded number of members.  A cast need not provide it."""
 
-    def turnsAway(peer: Peer, now: float) -> bool:
+    def isFull(peer: Peer, now: float) -> bool:
+        """Return whether there is no room for a receiver that asks and is no member; nothing changes."""
+
+    def turnAway(peer: Peer, now: float) -> None:
         """
-        Find out whether there is no room for a receiver that asks and is no member.  It does not join then, and gets no
-        answer: that costs a small part of a member that joins and is removed.
+        Note that a receiver has found no room.  It does not join, and gets no answer: that costs a small part of a
+        member that joins and is removed.
         """
 
 

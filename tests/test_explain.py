@@ -360,6 +360,19 @@ def test_group(case: Case) -> None:
     assert later["answer"]["options"] == {"multicast": "239.255.0.0,1758,1"}
 
 
+def test_fullGroup(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group of MTFTP that has no room is told; the question is none of the client's two that let it in."""
+    monkeypatch.setattr("castd.dialects.mtftp_cast.MOST_REMEMBERED", 1)
+    question = asked("images/kernel", to=f"{SERVER}:1759")
+    for host in ("10.0.0.31", "10.0.0.32"):
+        first(case, asked("images/kernel", host), 1759, 0.01)
+    for _ in range(2):
+        (found,) = explained(case, question)["explanations"]
+        assert "the group has no room" in texts(found, "transport")[-1]
+        case.network.advance(0.2)
+    assert same(found, first(case, question, 1759, 0.01))
+
+
 def test_bounds(case: Case) -> None:
     """Of each option it is told what is granted, and what bounds it, with the line."""
     found = one(case, "images/kernel", options=["blksize=1468", "windowsize=16", "timeout=3", "x=1"])

@@ -222,15 +222,18 @@ class MtftpCast(GenericTurn[MtftpMember]):
         self._asked.add(gone.peer, gone.askedAt)
         self.remove(gone, outcomes.SILENT, now)
 
-    def turnsAway(self, peer: Peer, now: float) -> bool:
-        """As L{IBoundedCast.turnsAway}: who asks again has room, and so has a machine that has restarted."""
+    def isFull(self, peer: Peer, now: float) -> bool:
+        """As L{IBoundedCast.isFull}: who asks again has room, and so has a machine that has restarted."""
         if len(self.members) <= MOST_REMEMBERED or self._asked.asksAgain(peer, now):
             return False
         master = self.master
-        if master is None or self._mayBeReplaced(master, now) or peer[0] in [each.peer[0] for each in self.members]:
+        if master is None or self._mayBeReplaced(master, now):
             return False
+        return peer[0] not in [each.peer[0] for each in self.members]
+
+    def turnAway(self, peer: Peer, now: float) -> None:
+        """As L{IBoundedCast.turnAway}."""
         self._asked.add(peer, now)
-        return True
 
     def _masterAsksAgain(self, master: MtftpMember, now: float) -> None:
         """Answer a master that repeats its request: the answer was lost, or the master starts over."""

@@ -259,14 +259,21 @@ class CastProtocol(FastPath):
 
     # Receivers join.
 
-    def turnsAway(self, peer: Peer) -> bool:
-        """Return whether there is no room for a receiver that asks: L{IBoundedCast.turnsAway}."""
+    def isFull(self, peer: Peer) -> bool:
+        """Return whether there is no room for a receiver that asks: L{IBoundedCast.isFull}."""
         cast = self._main.cast
+        return bool(IBoundedCast.providedBy(cast) and cast.isFull(peer, self._seconds()))
+
+    def turnsAway(self, peer: Peer) -> bool:
+        """Turn away a receiver that asks, if there is no room for it.  -> whether it is turned away."""
+        cast, now = self._main.cast, self._seconds()
         try:
-            return bool(IBoundedCast.providedBy(cast) and cast.turnsAway(peer, self._seconds()))
+            if not IBoundedCast.providedBy(cast) or not cast.isFull(peer, now):
+                return False
+            cast.turnAway(peer, now)
         except BaseException:
             self._fail()
-            return True
+        return True
 
     def join(self, request: Request, replaced: Peer | None = None) -> None:
         """Let the peer of this request join; C{replaced} is the member that it replaces."""

@@ -569,6 +569,8 @@ class _Explainer:
         key = entry.dialect.key(request, content)
         cast = joinable(entry, key, request)
         if cast is not None:
+            if cast.isFull(request.peer):
+                raise Unanswered(why="the group has no room for another receiver now; who asks again gets in")
             self._listener.opener.declineDeaf(request)
             self._tell("transport", "it joins the group that receives this file already", self._entry(entry))
             return self._granted(entry, request, cast.wire)
