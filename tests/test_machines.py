@@ -188,6 +188,9 @@ lease 10.0.0.9 {{ ends epoch 1795728240; # Thu
   binding state active; hardware ethernet {OTHER}; }}
 lease 10.0.0.9 {{ ends epoch 1795728240; binding state free; hardware ethernet {OTHER}; }}
 lease 10.0.0.10 {{ ends 4 2026/11/26 21:24:00; hardware ethernet {MAC}; on commit {{ set x = "y"; }} }}
+}}
+lease 10.0.0.12 {{ ends epoch 1795728240; # Thu
+  binding state active; hardware ethernet {OTHER}; }}
 lease 10.0.0.11 {{
   ends 4 2026/11/26 21:2"""
 
@@ -210,7 +213,16 @@ duid 00:01:00:01:2c
 @pytest.mark.parametrize(
     ("form", "text", "known"),
     [
-        ("isc", ISC, {"10.0.0.7": (MAC, 1795728240.0), "10.0.0.8": (OTHER, None), "10.0.0.10": (MAC, 1795728240.0)}),
+        (
+            "isc",
+            ISC,
+            {
+                "10.0.0.7": (MAC, 1795728240.0),
+                "10.0.0.8": (OTHER, None),
+                "10.0.0.10": (MAC, 1795728240.0),
+                "10.0.0.12": (OTHER, 1795728240.0),
+            },
+        ),
         ("kea", KEA, {"10.0.0.7": (MAC, 1795728240.0), "10.0.0.8": (OTHER, None)}),
         (
             "dnsmasq",

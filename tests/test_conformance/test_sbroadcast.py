@@ -220,6 +220,14 @@ def test_aCapOfSomeClients(stage: Subnets) -> None:
     assert stage.sbid(third) == stage.sbid(second)
 
 
+def test_noFragments(stage: Subnets) -> None:
+    """The largest block and its header of 8 octets fill what Ethernet carries, no more."""
+    first = stage.member(1, name="large", blksize=65464, sbroadcast=MASK)
+    assert first.oack.options[0] == ("blksize", "1464")
+    first.client.send(buildAck(0), first.tid)
+    assert [len(letter.datagram) for letter in stage.heard()] == [1500 - 28]
+
+
 def test_BC16_noWish(stage: Subnets) -> None:
     """A request without blksize joins a group of 512; its OACK has no blksize.  It does not join one of 8."""
     first = stage.member(1, name="large", blksize=512, sbroadcast=MASK)
