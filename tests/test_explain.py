@@ -749,7 +749,7 @@ def test_whatIsKnownOfTheMachine(case: Case) -> None:
     machine, before = told(HERE, "no*")
     assert machine == f"machine      MAC {MAC}, architecture efi-x64"
     assert before.startswith("before       20")
-    assert "is refused no*: File not found (2 times); nothing, if the machine asks for another name next" in before
+    assert "is refused no*: File not found (2 times); no source has this file: " in before
     assert len(told(HERE, "kernel")) == 1
     assert told(THERE, "no*") == ["machine      not known: no neighbour, in no lease, and has said nothing by DHCP"]
 

@@ -103,10 +103,7 @@ class GroupReport(TypedDict):
 
 
 class FailureReport(TypedDict):
-    """
-    Something that failed; C{verdict}: the word for it; C{why}: cause and cure, or the cure alone if the message says
-    the cause.  L{None}: they cannot be told.
-    """
+    """Something that failed; C{verdict}, C{why}: the word for it, and cause and cure, where they can be told."""
 
     time: str
     address: str | None
@@ -362,10 +359,9 @@ def _failure(found: Found) -> FailureReport:
     verdict, cause, cure = (found["fields"].get(each) for each in ("verdict", "cause", "cure"))
     message, why = found["message"], None
     if isinstance(verdict, str):
-        # The line of the log has both, or says the cause in its own words, see castd.verdicts.remark.
-        bare = message.removesuffix(printable(f"; {cause}: {cure}"))
-        why = str(cure) if bare == message else f"{cause}: {cure}"
-        message = bare
+        why = f"{cause}: {cure}"
+        # Its line may end with the same, escaped: castd.verdicts.remark.
+        message = message.removesuffix(printable(f"; {why}"))
     return {
         "time": found["time"],
         "address": found["address"],
