@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from ipaddress import IPv6Address
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,8 @@ def test_tshark(packets: list[Captured]) -> None:
         ("::ffff:10.0.0.1", "::ffff:10.0.0.9", ("10.0.0.1", "10.0.0.9")),
         ("fe80::1%eth0", "fe80::2%3", ("fe80::1", "fe80::2")),
         ("", "10.0.0.9", ("0.0.0.0", "10.0.0.9")),
-        ("10.0.0.9", "fd00::9", ("::ffff:a00:9", "fd00::9")),
+        # Python 3.13 writes it otherwise than those before.
+        ("10.0.0.9", "fd00::9", (str(IPv6Address("::ffff:10.0.0.9")), "fd00::9")),
     ],
 )
 def test_addresses(source: str, target: str, seen: tuple[str, str]) -> None:

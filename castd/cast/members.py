@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from heapq import heappop, heappush
-from itertools import count
 from typing import Generic, TypeVar
 
 from castd.cast.events import Announce, Left, Ranges
@@ -140,13 +139,13 @@ class Members(Generic[M]):
     Keeps the members of a cast in order, and the notices (announcements and farewells) that are still to be sent.
     """
 
-    __slots__ = ("_announced", "_byPeer", "_notices", "_ordinals")
+    __slots__ = ("_announced", "_byPeer", "_noticed", "_notices")
 
     def __init__(self) -> None:
         self._byPeer: dict[Peer, M] = {}
         self._notices: OrderedDict[int, Announce | Left] = OrderedDict()
         self._announced: dict[Peer, int] = {}  # whose announcement is queued, and its place there
-        self._ordinals = count()
+        self._noticed = 0  # how many notices there were in all
 
     def __len__(self) -> int:
         return len(self._byPeer)
@@ -174,7 +173,7 @@ class Members(Generic[M]):
     def announce(self, member: M, master: bool) -> None:
         """Queue an announcement to a member, in place of an earlier one that is still queued."""
         self._dropAnnouncement(member)
-        self._announced[member.peer] = place = next(self._ordinals)
+        self._announced[member.peer] = place = self._nextPlace()
         self._notices[place] = Announce(member.peer, master, member.heard)
         member.confirmed = False
 
@@ -189,7 +188,12 @@ class Members(Generic[M]):
         member.announceAt = None
         self._dropAnnouncement(member)
         left = Left(member.peer, outcome, wants, member.heard, deaf, member.repeatedFor(wants))
-        self._notices[next(self._ordinals)] = left
+        self._notices[self._nextPlace()] = left
+
+    def _nextPlace(self) -> int:
+        # No itertools.count: Python 3.14 does not copy it, and casts are copied where their state is compared.
+        self._noticed += 1
+        return self._noticed
 
     def _dropAnnouncement(self, member: M) -> None:
         place = self._announced.pop(member.peer, None)
@@ -216,17 +220,18 @@ class ListenerTimers(Generic[M]):
     Finds the listeners whose announcement is to be repeated, by C{Member.announceAt}, without a look at all members.
     """
 
-    __slots__ = ("_heap", "_ordinals")
+    __slots__ = ("_heap", "_pushed")
 
     def __init__(self) -> None:
         # An entry whose instant is no longer that of its member is out of date.
         self._heap: list[tuple[float, int, M]] = []
-        self._ordinals = count()
+        self._pushed = 0  # how many entries there were in all: of one instant the first goes first
 
     def set(self, member: M, instant: float) -> None:
         """Have the announcement of this member repeated at this instant, in place of an earlier or later one."""
         member.announceAt = instant
-        heappush(self._heap, (instant, next(self._ordinals), member))
+        self._pushed += 1
+        heappush(self._heap, (instant, self._pushed, member))
 
     @property
     def next(self) -> float | None:

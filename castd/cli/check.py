@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -135,14 +136,19 @@ def _unusable(file: Path, route: Route) -> str | None:
 
 def _inTheWay(file: Path, route: Route) -> str | None:
     """As L{_unusable}.  @raise OSError: it cannot be found out."""
-    if file.is_dir():
+    try:
+        # Path.exists and its like say no since Python 3.14 where this raises.
+        mode = file.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = None
+    if mode is not None and stat.S_ISDIR(mode):
         return f"{file}: is a folder"
     if route == ("control", "path"):
-        if file.exists() and not file.is_socket():
+        if mode is not None and not stat.S_ISSOCK(mode):
             return f"{file}: is there, and no socket: remove it"
-    elif file.exists() and not os.access(file, os.W_OK, effective_ids=True):
+    elif mode is not None and not os.access(file, os.W_OK, effective_ids=True):
         return f"{file}: this user may not write it"
-    if route[0] == "logging" and file.exists():
+    if route[0] == "logging" and mode is not None:
         return None  # it is appended to; only a new one needs its folder
     why = _unwritable(file.parent)
     return None if why is None else f"{file.parent}: {why}"

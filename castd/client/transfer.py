@@ -50,7 +50,13 @@ def socketAddress(host: str, port: int) -> Peer:
     plain, _, zone = host.partition("%")
     if not zone:
         return host, port
-    return plain, port, 0, int(zone) if zone.isdecimal() else socket.if_nametoindex(zone)
+    if zone.isdecimal():
+        return plain, port, 0, int(zone)
+    try:
+        return plain, port, 0, socket.if_nametoindex(zone)
+    except OSError:
+        # Each version of Python says this in words of its own.
+        raise OSError(errno.ENODEV, "no interface with this name") from None
 
 
 class IClientReactor(IReactorTime, IReactorUDP, IReactorMulticast, IReactorPluggableNameResolver):
