@@ -156,7 +156,7 @@ def test_refusedUpload(folder: Path, network: Network) -> None:
     """An upload that is refused half-way has a capture with the ERROR; a request that is refused at once has none."""
     case = Case(folder, network, START + TFTP + UPLOADS + RECORDER)
     assert asking(network, "none").expect().datagram[1] == 5
-    box = asking(network, "new", write=True, tsize=700)
+    box = asking(network, "new", write=True, tsize=1034)
     tid = box.expect().source
     box.send(buildData(1, bytes(512)), tid)
     box.expect()
