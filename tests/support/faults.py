@@ -170,7 +170,7 @@ EXEMPT = {
     "socket.writeBurst": "of castd",
     "net.sockets.socket.if_indextoname": "of link-local addresses: the datagram is lost, as when recvmsg fails",
     "net.devices.socket.if_nametoindex": "at a start and a reload: a device that is gone reaches no network",
-    "net.sockets.socket.if_nametoindex": "every few seconds, of link-local addresses: a device that is gone is followed when it is back",
+    "net.sockets.socket.if_nametoindex": "every 5 s: a device that is gone is followed when it is back",
     "epoll.epoll": "once, at the start, which then fails",
     "epoll.close": "at the end",
     "files.nearest.os.open": "for the log alone, and then no name is told: tests/test_verdicts.py",
