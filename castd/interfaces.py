@@ -113,7 +113,10 @@ class ICast(Interface):
         """
 
     def burstDelayed(now: float) -> None:
-        """Note that the last burst has been sent only now: it waited for the pacer or for a full socket."""
+        """
+        Note that the last burst has been sent only now: it waited for the disk, a pacer or a full socket.  It is also
+        called for what is heard while the burst waits: none of its blocks has left before this instant.
+        """
 
     def heard(peer: Peer) -> bool:
         """Return whether this member has sent anything since its request."""

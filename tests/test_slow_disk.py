@@ -210,6 +210,30 @@ def test_blocksAreRead(stage: TftpStage, slow: Disk) -> None:
         assert ackedTo(client, number, tid) == Data(number + 1, FILE[number * 512 :][:512])
 
 
+def test_aWindowIsRead(stage: TftpStage, slow: Disk) -> None:
+    """A window that is being read goes out once, however often its client repeats the request for it meanwhile."""
+    client = stage.client()
+    client.send(rrq(blksize=512, windowsize=4), SERVER)
+    stage.network.advance(0.01)
+    slow.thread.run(1)
+    stage.network.advance(0.01)
+    tid = client.take()[0].source
+    for acked in range(0, BLOCKS + 1, 4):
+        for _ in range(4 if acked in (0, BLOCKS) else 1):
+            say(client, acked, tid)
+            stage.network.advance(0.1 if acked in (0, BLOCKS) else 0.001)
+        if acked in (0, BLOCKS):
+            assert client.inbox == []
+            slow.thread.run(1)
+            stage.network.advance(0.001)
+        assert [parse(each.datagram).number for each in client.take()] == [acked + number for number in range(1, 5)]
+    # One that is asked for again once it is there has been lost.
+    stage.network.advance(0.01)
+    say(client, BLOCKS, tid)
+    stage.network.advance(0.001)
+    assert [parse(each.datagram).number for each in client.take()] == [BLOCKS + number for number in range(1, 5)]
+
+
 def test_readOnceForAll(stage: TftpStage, slow: Disk) -> None:
     """Those who need the same blocks have them read once; when one has left in the meantime, the others go on."""
     clients = [stage.client(2000 + number) for number in range(3)]

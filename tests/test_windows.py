@@ -15,13 +15,14 @@ from castd.cast.policy import RetransmitPolicy
 from castd.cast.rto import LONGEST_RTT, RtoEstimator
 from castd.cast.turn import Turn
 from castd.cast.window import SendWindow
+from castd.options import Limits
 from castd.packets.options import AgreedOptions
-from castd.packets.tftp import buildAck, parse
+from castd.packets.tftp import Oack, buildAck, parse
 from castd.receive.blocks import BlockSender
 from castd.receive.options import RequestedOptions
 from castd.receive.retransmit import RetransmitTimer
 from castd.receive.tftp import TftpDownload, TftpUpload
-from castd.testing import Network, pattern
+from castd.testing import Network, memorySite, pattern
 from castd.testing.recording import RecordingClient
 from tests.support.clients.tftp import rrq, say, wrq
 from tests.support.clients.windows import Copies, WindowReader
@@ -254,6 +255,35 @@ def test_aShortLastWindow(stage: TftpStage) -> None:
     assert talk.ack(10) == []
     assert talk.ack(11) == []
     stage.over()
+
+
+@pytest.mark.parametrize("options", [{"windowsize": 4}, {}])
+def test_blocksThatWaitForTheRate(options: dict[str, int]) -> None:
+    """Blocks that the rate of the site holds back go out once, however often they are asked for meanwhile."""
+
+    def made(network: Network) -> Any:
+        return memorySite(network, {"f": pattern(200_000)}, limits=Limits(rate=20_000))
+
+    with TftpStage(made=made, options={"blksize": 1400}) as stage:
+        other, packet, tid = stage.ask(rrq(blksize=1400, windowsize=64), stage.client(3000))
+        assert isinstance(packet, Oack)
+        say(other, 0, tid)
+        stage.network.advance(0.01)
+        client = stage.client(4000)
+        request = rrq(**options)
+        client.send(request, SERVER)
+        stage.network.advance(0.01)
+        heard = client.take()
+        for _ in range(3):
+            if options:
+                say(client, 0, heard[0].source)
+            else:
+                client.send(request, SERVER)
+            stage.network.advance(0.015)
+        assert client.inbox == []
+        stage.network.advance(0.5)
+        numbers = [parse(each.datagram).number for each in client.take()]
+        assert numbers == list(range(1, 1 + options.get("windowsize", 1)))
 
 
 def test_lockstepStaysClosed(stage: TftpStage) -> None:

@@ -503,7 +503,7 @@ class GenericTurn(ABC, Generic[M]):
         self._timed = False
 
     def burstDelayed(self, now: float) -> None:
-        """Begin now to wait for the answer to a burst that has waited for the pacer or the socket."""
+        """Begin now to wait for the answer to a burst that has waited for the disk, a pacer or the socket."""
         if self.state is TurnState.WAITING and self.master is not None:
             self._window.delayed(now)
             self.sentAt = self._blocksSentAt = self.master.servedAt = now

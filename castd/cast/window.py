@@ -204,5 +204,5 @@ class SendWindow:
         return seconds >= self._spacing / 2 or seconds < self._copyTook - ROUNDING
 
     def _crossed(self, now: float, shortest: float) -> bool:
-        """Return whether an ACK comes too soon to answer the last burst."""
-        return now < self.sentAt + shortest - ROUNDING
+        """Return whether an ACK comes too soon to answer the last burst; none answers at the instant that it leaves."""
+        return now < self.sentAt + max(shortest - ROUNDING, ROUNDING)

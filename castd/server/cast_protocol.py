@@ -232,6 +232,7 @@ class CastProtocol(FastPath):
     def _sendRest(self, numbers: range) -> None:
         """As L{FastPath._sendRest}."""
         self._main.load(SendBlocks(numbers, next(iter(self.receivers)), False))
+        self._main.held = False  # the blocks before have left
         self.pump()
 
     def _askedTurn(self) -> Turn | None:
@@ -318,8 +319,8 @@ class CastProtocol(FastPath):
             return False
         if self._fallback(request.peer) is not None or (self.group is None and self.heard(request.peer)):
             return False
-        if self.group is None and self._awaited:
-            return True  # its first block is being read
+        if self.group is None and self._sender is not None and self._sender.held:
+            return True  # its first block is about to leave
         # The file was looked for at the first request only.
         self.join(replace(request, trace=receiver.request.trace))
         return True
@@ -447,7 +448,7 @@ class CastProtocol(FastPath):
         if self._fallbacks is not None and (fallback := self._fallbacks.get(peer)) is not None:
             self._fallbacks.hear(fallback, peer, event, self._seconds())
         else:
-            self._main.cast.hear(peer, event, self._seconds())
+            self._main.hear(peer, event, self._seconds())
 
     def _noteHearing(self, peer: Peer, event: Event) -> None:
         """Forget that a machine is deaf if it has received a block that was sent to the group only."""

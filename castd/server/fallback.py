@@ -53,7 +53,7 @@ class Fallbacks:
 
     def hear(self, sender: CastSender, peer: Peer, event: Event, now: float) -> None:
         """Pass an event to the cast of a receiver, which is due then."""
-        sender.cast.hear(peer, event, now)
+        sender.hear(peer, event, now)
         self._schedule(sender, now)
 
     def run(

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from twisted.logger import Logger
 
-from castd.cast.events import SendBlocks
+from castd.cast.events import Event, SendBlocks
 from castd.interfaces import ICast, IDatagramPort, IWire
 from castd.net.backoff import FULL, Backoff, isFull
 from castd.pacing import TICK, RateLimit
@@ -58,6 +58,7 @@ class CastSender:
 
     @ivar cast: decides what is sent.
     @ivar unsent: numbers of the blocks that wait for the pacer or the socket.
+    @ivar held: the last burst waits for the disk, a pacer or the socket, and none of its blocks has left.
     @ivar unicastTo: the address that all blocks go to, for the cast of one receiver that does not hear the group;
         L{None}: C{IWire.address} has it.
     @ivar due: the instant at which L{castd.server.fallback} is to run it; L{None}: there is none.
@@ -72,6 +73,7 @@ class CastSender:
         "_peer",
         "cast",
         "due",
+        "held",
         "restUntil",
         "sentAt",
         "unicastTo",
@@ -84,7 +86,7 @@ class CastSender:
         self.due: float | None = None
         self.unsent = range(0)
         self.restUntil = 0.0
-        self._again = self._late = False
+        self._again = self._late = self.held = False
         self._peer: Peer = ("", 0)
         self._backoff: Backoff | None = None
         self.sentAt = float("-inf")
@@ -92,7 +94,16 @@ class CastSender:
     def load(self, action: SendBlocks) -> None:
         """Set the next burst to send."""
         self.unsent, self._peer, self._again = action.numbers, action.peer, action.again
-        self._late = False
+        self._late, self.held = False, True
+
+    def hear(self, peer: Peer, event: Event, now: float) -> None:
+        """
+        Pass an event to the cast.  While the last burst is held the cast must not take what is heard for an answer to
+        it: a client that repeats its request by its timer would get every block twice.
+        """
+        if self.held:
+            self.cast.burstDelayed(now)
+        self.cast.hear(peer, event, now)
 
     def blockedUntil(self, pacers: Iterable[RateLimit], now: float) -> float | None:
         """
@@ -144,7 +155,7 @@ class CastSender:
             self._late = True
             raise
         if count:
-            self._backoff = None
+            self._backoff, self.held = None, False
             self.sentAt = now
             self.unsent = self.unsent[count:]
             if self._late and not self.unsent:
