@@ -148,6 +148,15 @@ def test_octets(fault: str, windowsize: int) -> None:
     assert seconds <= read(FILE, windowsize, **clean)[1] + delays
 
 
+@pytest.mark.parametrize("later", [0.001, 0.03])
+@pytest.mark.parametrize("windowsize", [4, 16])
+def test_aLongRoundTrip(windowsize: int, later: float) -> None:
+    """Where an answer takes 0.4 s an ACK that comes twice brings no window but the first one again."""
+    network = Network(1, latency=0.2, capture=False)
+    factor, _, _ = read(pattern(400 * 512), windowsize, network=network, copies=lambda _: (0.0, later))
+    assert factor <= 1 + windowsize / 400
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stubborn", [False, True])
 @pytest.mark.parametrize("windowsize", slowBut(lambda windowsize: windowsize == 16, [4, 16, 64]))
@@ -524,10 +533,14 @@ def test_aLongerRoundTripIsLearned() -> None:
 
 
 def test_theShortestAnswer() -> None:
-    """The shortest answering time only shrinks, and a time that may be the client's own timer is none."""
+    """
+    The shortest answering time only shrinks; a time that may be the client's own timer is none, unless it is a sample.
+    """
     rto = RtoEstimator(RetransmitPolicy().repeat)
     rto.answeredWithin(LONGEST_RTT + 0.1)
     assert rto.shortestRtt == 0
+    rto.sample(LONGEST_RTT + 0.2)
+    assert rto.shortestRtt == LONGEST_RTT + 0.2
     for seconds in (0.02, 0.003, 0.01, 0.0):
         rto.sample(seconds)
     assert rto.shortestRtt == 0.003

@@ -8,8 +8,9 @@ from castd.cast.policy import CLIENT_TIMER, GRANULARITY, MIN_RTO, AdaptiveTimeou
 
 #: A receiver whose timeout is longer than this is measured at every answer.  Seconds.
 CONVERGED = 0.2
-#: A longer time is not taken for a round trip: the answer may have been lost, and repeated by the receiver's own timer,
-#: which is 0.25 s with iPXE and longer with all others.  Seconds.
+#: A longer time that is no sample is not taken for a round trip: the answer may have been lost, and repeated by the
+#: receiver's own timer, which is 0.25 s with iPXE and longer with all others.  A sample may be that as well, but the
+#: next one shows it.  Seconds.
 LONGEST_RTT = 0.2
 #: What is waited for a single block beyond the round-trip time is divided and multiplied by these when a repetition was
 #: needed, and when it was not.
@@ -34,7 +35,8 @@ class RtoEstimator:
     @ivar repeats: repetitions since the last progress.
     @ivar probing: single blocks are repeated after the probe timeout.
     @ivar smoothedRtt: the smoothed round-trip time (SRTT of RFC 6298); L{None} before the first measurement.
-    @ivar shortestRtt: the shortest time in which anything was answered; 0: none was answered within L{LONGEST_RTT}.
+    @ivar shortestRtt: the shortest time in which anything was answered; 0: nothing was measured, nor answered within
+        L{LONGEST_RTT}.
     """
 
     __slots__ = (
@@ -76,7 +78,7 @@ class RtoEstimator:
         """
         if not answers:
             return
-        repeat, shortest = self._repeat, self.shortestRtt or LONGEST_RTT
+        repeat, shortest = self._repeat, self.shortestRtt or float("inf")
         floor, ceiling = (repeat.floor, repeat.ceiling) if isinstance(repeat, AdaptiveTimeout) else (0.0, 0.0)
         smoothed, deviation, timeout = self.smoothedRtt, self._deviation, self._timeout
         for seconds in answers:
@@ -98,7 +100,8 @@ class RtoEstimator:
             if timeout > ceiling:
                 timeout = ceiling
         self.smoothedRtt, self._deviation, self._timeout = smoothed, deviation, timeout
-        self.answeredWithin(shortest)
+        if shortest < float("inf"):
+            self.shortestRtt = shortest
         if isinstance(repeat, AdaptiveTimeout):
             self._backoffs = 0
             if self.probing and smoothed is not None:
