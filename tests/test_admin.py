@@ -4,9 +4,11 @@ import errno
 import hashlib
 import json
 import re
+import shutil
 import signal
 import socket
 import stat
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -40,6 +42,7 @@ class Running:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.process: subprocess.Popen[str] | None = None
         self.port, self.web = free(socket.SOCK_DGRAM, socket.SOCK_STREAM)
         self.control = folder / "run" / "control"
         (folder / "boot").mkdir()
@@ -77,6 +80,7 @@ def serving(folder: Path) -> Iterator[Running]:
     command = ("-m", "castd", "serve", "-c", folder / "x.yaml")
     with running(*command, RUNTIME_DIRECTORY=str(folder / "run")) as process:
         until(process, "listens at")
+        made.process = process
         yield made
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=40)
@@ -117,6 +121,21 @@ def test_metrics(tmp_path: Path) -> None:
         (tmp_path / "boot").rename(tmp_path / "gone")
         assert server.get("readyz") == (503, "content[0] is not there\n")
         client.close()
+
+
+@pytest.mark.slow
+@pytest.mark.loopback
+def test_removedControl(tmp_path: Path) -> None:
+    """A reload by SIGHUP makes the control socket again where its file was removed with the folder."""
+    with serving(tmp_path) as server:
+        eventually(server.control.exists, "the control socket", 20)
+        shutil.rmtree(server.control.parent)
+        server.control.parent.mkdir()
+        assert server.castd("status").exit_code == 1
+        assert server.process is not None
+        server.process.send_signal(signal.SIGHUP)
+        eventually(server.control.exists, "the control socket", 20)
+        assert server.castd("status").exit_code == 0
 
 
 @pytest.mark.slow

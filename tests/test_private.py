@@ -4,7 +4,9 @@ What castd creates in a folder where others may write is its own: no planted lin
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import socket
 import stat
 from collections.abc import Callable
@@ -225,6 +227,38 @@ def test_socketMode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     yield port.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest_twisted.inlineCallbacks
+@pytest.mark.parametrize("anew", [False, True])
+def test_itsFolderHasGone(tmp_path: Path, anew: bool) -> Any:
+    """
+    A socket whose file was removed with its folder is known to be out of reach, and is closed; what another one has
+    made there since stays.
+    """
+    path = tmp_path / "run" / "control"
+    path.parent.mkdir()
+
+    def opened() -> AdminPort:
+        made = AdminPort(str(path), "x.yaml:3: control.path", controlEndpoint(reactor, str(path)), Factory(), True)
+        made.bind()
+        return made
+
+    former = opened()
+    assert former.reachable
+    shutil.rmtree(path.parent)
+    assert not former.reachable
+    path.parent.mkdir()
+    later = opened() if anew else None
+    yield former.close()
+    names = sorted(each.name for each in path.parent.iterdir())
+    assert names == (["control", "control.lock"] if anew else [])
+    with socket.socket(socket.AF_UNIX) as client:
+        assert client.connect_ex(str(path)) == (0 if anew else errno.ENOENT)
+    if later is not None:
+        assert later.reachable
+        yield later.close()
+        assert list(path.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize("connections", [0, 3])

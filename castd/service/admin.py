@@ -14,7 +14,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from twisted.internet import unix
+from twisted.internet import tcp, unix
 from twisted.internet.defer import Deferred, DeferredList, execute, maybeDeferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
@@ -94,7 +94,8 @@ class AdminPorts:
 
     def bind(self, config: Config) -> dict[str, AdminPort]:
         """
-        Open the admin ports that a service file asks for; a port that is open at the same address is kept.
+        Open the admin ports that a service file asks for; a port that is open at the same address, and can be reached,
+        is kept.
 
         @return: all of these ports by name, for L{replace} or L{discard}.
         @raise ConfigError: a port cannot be opened; no new port is open then.
@@ -106,7 +107,8 @@ class AdminPorts:
             if occupied.get(name) == port.address:
                 continue
             current = self._ports.get(name)
-            ports[name] = current if current is not None and current.address == port.address else port
+            kept = current is not None and current.address == port.address and current.reachable
+            ports[name] = current if current is not None and kept else port
         fresh = {name: port for name, port in ports.items() if port is not self._ports.get(name)}
         try:
             for name, port in fresh.items():
@@ -279,6 +281,12 @@ class AdminPort:
         """The address that it is bound to; C{""}: it is not open, or is no port of a network."""
         return "" if self._port is None else str(getattr(self._port.getHost(), "host", ""))
 
+    @property
+    def reachable(self) -> bool:
+        """Whether nobody has removed the file of the local socket, perhaps with its directory."""
+        port: object = self._port
+        return not isinstance(port, _ControlPort) or port.hasFile()
+
     def bind(self) -> None:
         """
         Open the port.
@@ -411,11 +419,50 @@ def controlEndpoint(reactor: object, path: str) -> IStreamServerEndpoint:
     return UNIXServerEndpoint(reactor, path, mode=0o600, wantPID=True)
 
 
+def _fileAt(path: str) -> tuple[int, int, int]:
+    """Return what tells the file at a path from others, also from later ones of its number; L{_NO_FILE}: none."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return _NO_FILE
+    return status.st_dev, status.st_ino, status.st_mtime_ns
+
+
+_NO_FILE = (0, 0, 0)
+
+
 class _ControlPort(unix.Port):
     """
     A local socket whose file has its mode from the beginning: a process that may write to it may send every command,
     and a chmod would come a moment too late.  The umask stays as it is, for files that threads make meanwhile.
+
+    When it is closed it removes the files that it has made, and no others: they may have been removed with their
+    directory, and another port may have made its own there since.
     """
+
+    def __init__(self, path: str, factory: IProtocolFactory, reactor: object) -> None:
+        super().__init__(os.fsencode(path), factory, mode=0o600, reactor=reactor, wantPID=True)
+        self._files = {path: _NO_FILE, f"{path}.lock": _NO_FILE}
+
+    def startListening(self) -> None:
+        """As L{unix.Port.startListening}."""
+        start: Callable[[], None] = super().startListening
+        start()
+        self._files = {path: _fileAt(path) for path in self._files}
+
+    def hasFile(self) -> bool:
+        """Return whether the file of the socket is still there."""
+        path, made = next(iter(self._files.items()))
+        return _fileAt(path) == made
+
+    def connectionLost(self, reason: Failure) -> None:
+        """Close the socket, and remove its files."""
+        for path, made in self._files.items():
+            if made != _NO_FILE and _fileAt(path) == made:
+                with suppress(OSError):
+                    os.unlink(path)
+        # Not that of unix.Port: it would leave the socket open where the file has gone.
+        tcp.Port.connectionLost(self, reason)
 
     def createInternetSocket(self) -> socket.socket:
         create: Callable[[], socket.socket] = super().createInternetSocket
@@ -435,7 +482,6 @@ class _ControlEndpoint:
         return execute(self._listen, factory)
 
     def _listen(self, factory: IProtocolFactory) -> IListeningPort:
-        port = _ControlPort(os.fsencode(self._path), factory, mode=0o600, reactor=self._reactor, wantPID=True)
-        start: Callable[[], None] = port.startListening
-        start()
+        port = _ControlPort(self._path, factory, self._reactor)
+        port.startListening()
         return port
