@@ -70,6 +70,11 @@ class AwaitedFetches:
         found = next((each for each in same if each.host == host), same[0] if same else None)
         return None if found is None else self._remove(found.machine)
 
+    def clear(self) -> None:
+        """Wait for nobody any more."""
+        self._awaited.clear()
+        self._names.clear()
+
     def expired(self, now: float) -> list[Awaited]:
         """Return the machines whose time is over, and wait for them no more."""
         over = [each for each in self._awaited.values() if each.since + FETCH_TIMEOUT <= now]

@@ -222,6 +222,10 @@ class ProxyDhcp:
         """As L{IPortService.drain}."""
         if self._drained is None:
             self._drained = Deferred()
+            if self._watching is not None:
+                # Another process serves what they fetch, or none; a service that has inherited them watches itself.
+                self._memory.awaited.clear()
+                self._stopWatching()
             self._checkDrained()
         drained: Deferred[None] = Deferred()
         self._drained.chainDeferred(drained)
@@ -380,7 +384,7 @@ class ProxyDhcp:
             _log.warn(form, event="unsendable", transport=self.name, machine=request.machine.address, why=why)
             return
         self._tellAnswer(request, decided)
-        if decided.name:
+        if decided.name and self._drained is None:
             host = str(request.address) if request.kind != DISCOVER else None
             now = self._site.reactor.seconds()
             self._memory.awaited.add(Awaited(request.machine.address, decided.name, host, decided.form, now))

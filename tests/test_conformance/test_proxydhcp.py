@@ -1097,6 +1097,36 @@ def test_PX62_fetched(tmp_path: Path) -> None:
         assert told["machine"] == "52:54:00:66:00:10"
 
 
+def test_PX62_handedOver(tmp_path: Path) -> None:
+    """
+    PX-62: a process that answers no more, for another or for none, does not say who has not fetched: it sees no fetch.
+    It waits for those again whom it answers after the other has died.
+    """
+    with ProxyStage(tmp_path, X64) as stage:
+        stage.replay("P-08")
+        for each in stage.server.addresses:
+            each.drain()
+        stage.network.advance(60)
+        for each in stage.server.addresses:
+            each.resume()
+        stage.network.advance(60)
+        assert stage.told("unfetched") == []
+        stage.hear(discover("52:54:00:66:00:21"))
+        stage.network.advance(31)
+        assert [each["machine"] for each in stage.told("unfetched")] == ["52:54:00:66:00:21"]
+
+
+def test_PX62_aPortLess(tmp_path: Path) -> None:
+    """PX-62: a reload that closes a port of the service forgets nobody."""
+    with ProxyStage(tmp_path, X64, own=RELAYED) as stage:
+        stage.hear(discover())
+        stage._own.clear()
+        stage.write(X64)
+        assert result(stage.server.reread()) == ()
+        stage.network.advance(31)
+        assert len(stage.told("unfetched")) == 1
+
+
 def test_PX62_direct(tmp_path: Path) -> None:
     """PX-62: a direct answer names no address: the first fetch of the name counts for who has waited longest."""
     with ProxyStage(tmp_path, IPXE) as stage:
