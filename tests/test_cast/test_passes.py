@@ -4,8 +4,10 @@ The cast of MTFTP, whatever its clients do: one master, blocks that exist, no si
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
@@ -93,6 +95,37 @@ def test_whoAcknowledges() -> None:
     assert bars(0.32) == []
     cast.hear(client, Leave(outcomes.SILENT), 0.4)
     assert bars(0.4) == []
+
+
+@pytest.mark.parametrize(
+    ("joins", "stays", "outcome", "barred"),
+    [
+        (0.0, False, outcomes.UNCONFIRMED, 9.6),
+        (0.1, False, outcomes.SILENT, 9.7),
+        (0.0, True, outcomes.UNCONFIRMED, 39.6),
+    ],
+    ids=["whole pass", "part of it", "others stay"],
+)
+def test_aListenerLeaves(joins: float, stays: bool, outcome: str, barred: float) -> None:
+    """
+    A listener that falls silent has everything, as far as anybody can tell, if it has asked before the first block.  It
+    is barred until 10 s after its request; and as long as members are remembered, if the group goes on for others.
+    """
+    cast, (master, listener, other) = MtftpCast(POLICY, 3), PEERS[::2]
+    for peer in (master, other):
+        cast.join(peer, 0.0, (range(1),))
+    for number, now in enumerate((0.0, 0.1, 0.2)):
+        if now == joins:
+            cast.join(listener, joins, (range(1),))
+        list(iter(partial(cast.poll, now), None))
+        cast.hear(master, Leave(outcomes.DONE) if number == 2 else RequestBlocks((range(number + 1, number + 2),)), now)
+    if not stays:
+        cast.hear(other, Leave(outcomes.ABORTED), 0.35)
+    list(iter(partial(cast.poll, 0.35), None))
+    cast.hear(listener, Leave(outcomes.SILENT), 0.4)
+    told = list(iter(partial(cast.poll, 0.4), None))
+    assert [each.outcome for each in told if isinstance(each, Left) and each.peer == listener] == [outcome]
+    assert [each.seconds for each in told if isinstance(each, Bar)] == [pytest.approx(barred)]
 
 
 def test_passesIsACast() -> None:

@@ -830,6 +830,13 @@ def test_othersShareTheCap() -> None:
         assert values == ["239.255.0.0,1758,1"] + ["239.255.0.0,1758,0"] * 3
 
 
+def test_noFragments() -> None:
+    """Whatever blksize is configured, no block is larger than what the interface sends unfragmented."""
+    with GroupStage({"afile": pattern(9000)}, options={"blksize": 4000}) as stage:
+        packet = stage.ask(rrq("afile", blksize=8000, multicast=""))[1]
+        assert packet.options[0] == ("blksize", "1468")
+
+
 def test_aCapOfSomeClients() -> None:
     """Clients with a cap share a group of their own, with blocks that reach them; the others have the larger ones."""
     caps = [{"clients": "10.0.0.128/25", "blksize": 1228}]

@@ -288,6 +288,12 @@ def test_SL23_neverAWholeLastBlock(size: int) -> None:
     assert slam.blockSize(2902, 1500) == 1450
 
 
+@pytest.mark.parametrize(("mtu", "block"), [(9000, 1451), (1500, 1451), (1400, 1351), (68, 64)])
+def test_noFragments(mtu: int, block: int) -> None:
+    """A block with the largest header fits what Etherboot accepts, and the MTU, unless that carries hardly anything."""
+    assert slam.blockSize((1 << 20) + 1, mtu) == block
+
+
 def test_SL24_oneOctet(monkeypatch: pytest.MonkeyPatch) -> None:
     """SL-24: a file of one octet is one block of one octet."""
     monkeypatch.setattr(slam, "transaction", lambda content: 7)
