@@ -35,7 +35,7 @@ from castd.service.logs import Logs, logTo
 from castd.testing import Network
 from tests.support.disks import result
 from tests.support.jobs import free
-from tests.support.server import START, TFTP, Case, Client
+from tests.support.server import START, TFTP, Case, Client, statusOf
 from tests.test_logs import configured
 
 NOON = 1_800_000_000.0
@@ -452,7 +452,7 @@ def test_broughtUpToDate(case: Case, look: str) -> None:
     assert fetched(case) == 0
     old = case.folder / "events"
     if look == "status":
-        held = server.status()["held"]
+        held = statusOf(server)["held"]
         del held["descriptors"]
         assert held == resources(server.site, server.histories.pendingCalls)
     elif look == "page":

@@ -22,7 +22,7 @@ from castd.service import histories
 from castd.service.histories import Histories
 from castd.testing import Network
 from tests.support.jobs import eventually, running, until
-from tests.support.server import START, TFTP, Case, Client
+from tests.support.server import START, TFTP, Case, Client, statusOf
 
 pytestmark = pytest.mark.loopback
 
@@ -83,7 +83,7 @@ def test_lostSinceTheStart(folder: Path, network: Network, monkeypatch: pytest.M
         raise sqlite3.OperationalError("database or disk is full")
 
     def lost() -> int:
-        return case.server.status()["history"]["lost"]  # type: ignore[index, no-any-return, call-overload]
+        return statusOf(case.server)["history"]["lost"]  # type: ignore[no-any-return]
 
     with monkeypatch.context() as patched:
         patched.setattr(Store, "add", full)

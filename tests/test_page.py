@@ -36,7 +36,7 @@ from castd.service.admin import ControlFactory
 from castd.service.service import read
 from castd.testing import Network, RecordingClient, memorySite
 from tests.support.log import observed
-from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, Case
+from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, Case, statusOf
 from tests.support.stage import GroupStage
 
 STATIC = Path(page.__file__).with_name("static")
@@ -414,7 +414,7 @@ def test_statusInPieces(tmp_path: Path) -> None:
     clock.advance(0)
     clock.check(4000)
     del casts[-1]
-    whole = {**case.server.status(), "failures": []}
+    whole = {**statusOf(case.server), "failures": []}
     answer = json.loads(link.value())
     assert link.value() == json.dumps(answer).encode() + b"\n"
     assert list(answer) == list(whole)
@@ -625,7 +625,7 @@ def test_aServer(tmp_path: Path) -> None:
     assert first["since"] == first["inForce"] == second["since"] == showInstant(1_795_728_720.0)
     assert second["inForce"] == showInstant(1_795_728_725.0)
     assert first["sha256"] != second["sha256"]
-    status = case.server.status()
+    status = statusOf(case.server)
     assert (status["sha256"], status["inForceSeconds"]) == (second["sha256"], 0.0)
     failures: list[Any] = []
     case.server.lastFailures(10).addCallback(failures.extend)

@@ -32,7 +32,7 @@ from castd.testing import Network, RecordingClient
 from tests.support.captures import Seen, readCapture, told
 from tests.support.disks import Later, result
 from tests.support.log import observed
-from tests.support.server import CLIENT, SERVER, START, TFTP, Case, Client
+from tests.support.server import CLIENT, SERVER, START, TFTP, Case, Client, statusOf
 
 RECORDER = "recorder: {directory: captures}\n"
 UPLOADS = "uploads: [{directory: {path: up}}]\naccess: [{allow: any}]\n"
@@ -294,7 +294,7 @@ def test_manySizes() -> None:
 
 
 def status(case: Case) -> Any:
-    return case.server.status()["recorder"]
+    return statusOf(case.server)["recorder"]
 
 
 # Bounds.

@@ -23,6 +23,7 @@ from castd.service.service import Server, compose, read
 from castd.testing import Network, RecordingClient
 from tests.support.disks import result
 from tests.support.log import observed
+from tests.support.server import statusOf
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "echo"
 SERVER = "10.0.0.1"
@@ -87,7 +88,7 @@ def test_answers(collected: Collected, tmp_path: Path) -> None:
     case = Case(tmp_path, collected).start()
     assert case.ask(b"hello") == [b"hello"]
     assert case.ask(b"x" * 513) == []
-    status: Any = case.server.status()
+    status = statusOf(case.server)
     assert status["services"] == {"echo": {"answered": 1}}
     assert [each["address"] for each in status["addresses"]] == ["*:7"]
     assert case.server.unready() is None

@@ -19,7 +19,7 @@ from castd.observe.status import transferStatus
 from castd.testing import Network, RecordingClient, memorySite
 from tests.support.descriptors import Descriptors
 from tests.support.log import observed
-from tests.support.server import START, TFTP, Case
+from tests.support.server import START, TFTP, Case, statusOf
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 
@@ -37,7 +37,7 @@ def test_onTheFastPath(tmp_path: Path) -> None:
     for number in range(1, len(body) // 512 + 1):
         letter = box.expect()
         found += letter.datagram[4:]
-        (address,) = case.server.status()["addresses"]
+        (address,) = statusOf(case.server)["addresses"]
         (cast,) = address["casts"]
         assert (cast["blocks"], cast["repeats"], cast["octets"]) == (number, 0, len(found))
         assert [each["sent"] for each in cast["receivers"]] == [number]
@@ -53,18 +53,18 @@ def test_resources(tmp_path: Path) -> None:
     case = Case(tmp_path, network, START + TFTP)
     network.advance(1)
     opened = Descriptors()
-    before = case.server.status()["held"]
+    before = statusOf(case.server)["held"]
     assert before.pop("descriptors") > 2
     box = RecordingClient(network.host(CLIENT))
     box.send(b"\0\1file\0octet\0", (SERVER, 69))
     letter = box.expect()
-    held = case.server.status()["held"]
+    held = statusOf(case.server)["held"]
     assert (held["casts"], held["receivers"], held["alarms"], held["looking"]) == (1, 1, 1, 0)
     assert held["calls"] > before["calls"]
     assert opened.left() == [str(tmp_path / "boot" / "file")]
     box.send(b"\0\4\0\1", letter.source)
     network.advance(60)
-    after = case.server.status()["held"]
+    after = statusOf(case.server)["held"]
     del after["descriptors"]  # others' may be closed meanwhile
     assert after == before
     assert opened.left() == []
@@ -127,7 +127,7 @@ def test_cannotTell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Call
     monkeypatch.setattr(case.server, "portServices", ((untold, untold),))
     events: list[Any] = []
     with observed(events.append):
-        status: Any = case.server.status()
+        status = statusOf(case.server)
         sources = Sources(case.server.facts, lambda: case.server.addresses, case.server.lastFailures)
         counters, transports = Counters(), [each.transport for each in case.server.addresses]
         Gauges(counters, lambda: transports, case.server.site, lambda: [("plugin", untold)])
@@ -152,11 +152,11 @@ def test_deafMachines(tmp_path: Path) -> None:
     case = Case(tmp_path, network, START + TFTP)
     case.server.site.deafMachines.remember("10.0.0.7", 245.0, network.seconds())
     case.server.site.deafMachines.remember("10.0.0.8", 5.0, network.seconds())
-    assert case.server.status()["deaf"] == [
+    assert statusOf(case.server)["deaf"] == [
         {"host": "10.0.0.7", "seconds": 245.0},
         {"host": "10.0.0.8", "seconds": 5.0},
     ]
     network.advance(5)
-    (machine,) = deaf = case.server.status()["deaf"]
+    (machine,) = deaf = statusOf(case.server)["deaf"]
     assert machine["host"] == "10.0.0.7"
     assert deafLine(deaf) == "in no group, as they hear none: 10.0.0.7 (for 4:00)"

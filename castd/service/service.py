@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import chain
@@ -327,13 +326,7 @@ class Server(MultiService):
                 found.append((entry.name, known))
         return found
 
-    def status(self) -> dict[str, object]:
-        """Return the state of the server, with all transfers under way, as plain data; the event loop waits for it."""
-        status, steps = self._beginStatus()
-        deque(steps, maxlen=0)
-        return status
-
-    def _beginStatus(self) -> tuple[dict[str, object], Iterator[None]]:
+    def beginStatus(self) -> tuple[dict[str, object], Iterator[None]]:
         """
         Return the state of the server, and the steps that add its transfers, see L{addressStatuses}, and count its
         descriptors.  All else, such as
@@ -430,7 +423,7 @@ class Server(MultiService):
         failures = failureReports(self.site.reactor, self.lastFailures(MOST_FAILURES))
 
         def answer(found: list[FailureReport] | None) -> Deferred[dict[str, object]]:
-            status, steps = self._beginStatus()
+            status, steps = self.beginStatus()
             return self.slices.run(steps).addCallback(lambda _: {**status, "failures": found})
 
         return self.lookAtDisks().addCallback(lambda _: failures).addCallback(answer)

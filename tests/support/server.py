@@ -45,6 +45,13 @@ class Case:
         return sorted(port for host, port in self.network.bound if host == SERVER and port < 40000)
 
 
+def statusOf(server: Server) -> Any:
+    """Return what a server is doing, without the pauses that C{castd status} makes for others."""
+    status, steps = server.beginStatus()
+    list(steps)
+    return status
+
+
 class Client:
     """Fetches the file block by block, as fast as the test lets it."""
 
