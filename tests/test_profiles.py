@@ -137,6 +137,7 @@ def test_junkIsRefusedWithoutTheProfile(made: Any) -> None:
     assert hall.ask(rrq(b"pxe\nlinux.bin")).code == 2
     assert hall.granted(rrq(b"f\n"), port=2001) is None
     assert hall.ask(rrq(b"../f\xff"), port=2002).code == 2, "what is left of the name is judged"
+    assert hall.ask(rrq(b"f \n"), port=2003).code == 1, "a blank belongs to the name"
 
 
 ASKED = rrq(b"f", "blksize=1400", "timeout=200", "windowsize=8", "rollover=0")
