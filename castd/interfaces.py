@@ -1169,8 +1169,12 @@ class ICastTransport(IListeningProtocol):
         @return: fires when the last cast and the last upload have ended.
         """
 
-    def stop() -> None:
-        """End all casts and uploads at once, and tell their peers so."""
+    def stop() -> Deferred[None] | None:
+        """
+        End all casts and uploads, and tell their peers so; the port is closed afterwards.
+
+        @return: fires when that is done, as the event loop must not wait for thousands; L{None}: it is done.
+        """
 
 
 # Services: plugins that send no files.

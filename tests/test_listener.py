@@ -8,6 +8,7 @@ import errno
 import gc
 import os
 import weakref
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,12 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 
+from castd import outcomes
 from castd.dialects import multicast, tftp
 from castd.dialects.tftp import Dialect, Wire
 from castd.errors import Unsupported
 from castd.packets.tftp import Ack
-from castd.server.listener import Listener
+from castd.server.listener import MOST_ENDED, Listener
 from castd.testing import BytesContent, Network, RecordingClient, memorySite, pattern
 from tests.support.clients.tftp import F, ackedTo, data, isError, rrq, say, upload, wrq
 from tests.support.stage import TftpStage
@@ -107,6 +109,38 @@ def test_aWireThatFailsInTheEnd(monkeypatch: pytest.MonkeyPatch, method: str) ->
         assert [event["outcome"] for event in stage.told("received")] == ["stopped", "stopped"]
         assert len([event for event in stage.events if "log_failure" in event]) == 2
         stage.events.clear()
+        stage.over()
+
+
+def test_aStopOfMany() -> None:
+    """
+    A stop ends some transfers, and the others when the event loop has turned; one that fails to end, or has ended
+    meanwhile, keeps none of the others.
+    """
+    with TftpStage() as stage:
+        for at in range(3 * MOST_ENDED):
+            stage.ask(rrq(), stage.client(2000 + at))
+        sessions = list(stage.listener.casts())
+        sessions[1].end = Faulty(RuntimeError)  # type: ignore[method-assign]
+        ended: list[Any] = []
+        stage.listener.stop().addCallback(ended.append)
+        told: list[int] = []
+
+        def count() -> None:
+            told.append(len(stage.told("received")))
+            if not ended:
+                stage.network.callLater(0, count)
+
+        count()
+        sessions[-1].end(outcomes.ABORTED)
+        stage.network.advance(0)
+        assert told == [MOST_ENDED - 1, 2 * MOST_ENDED, 3 * MOST_ENDED - 1]
+        found = Counter(each["outcome"] for each in stage.told("received"))
+        assert found == {outcomes.ABORTED: 1, outcomes.STOPPED: 3 * MOST_ENDED - 2}
+        assert len([event for event in stage.events if "log_failure" in event]) == 1
+        stage.events.clear()
+        del sessions[1].end
+        stage.listener.stop()
         stage.over()
 
 

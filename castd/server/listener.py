@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -21,6 +22,7 @@ from castd.errors import Busy, Refused, WireError
 from castd.files.threads import asDeferred
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite, ISuccessor, IUpgradable
 from castd.machines.known import KnownMachine
+from castd.net.faults import logFault
 from castd.networks import isMany
 from castd.options import ListenOptions
 from castd.pacing import TICK
@@ -40,6 +42,9 @@ _log = Logger(namespace="castd")
 #: How long the next answer of a client is waited for whose request has come once more: longer than a busy machine
 #: mostly stalls, too short for a client that has restarted to notice.  Seconds.
 COPY_WAIT = 0.1
+#: The most transfers that a stop ends at once, before the reactor reads ports and handles signals.  Each takes a third
+#: of a millisecond.
+MOST_ENDED = 16
 
 T = TypeVar("T")
 
@@ -119,10 +124,25 @@ class Listener(DatagramProtocol):
         """Whether no new requests are served."""
         return self._drained is not None
 
-    def stop(self) -> None:
+    def stop(self) -> Deferred[None]:
         """As L{ICastTransport.stop}."""
-        for session in list(self._sessions.underWay):
-            session.end(outcomes.STOPPED)
+        stopped: Deferred[None] = Deferred()
+        self._endSome(iter(list(self._sessions.underWay)), stopped)
+        return stopped
+
+    def _endSome(self, sessions: Iterator[Session], stopped: Deferred[None]) -> None:
+        """End the next L{MOST_ENDED} of these casts and uploads, and the others when the event loop has turned."""
+        for session in islice(sessions, MOST_ENDED):
+            if session in self._sessions.underWay:  # its peer may have ended it
+                try:
+                    session.end(outcomes.STOPPED)
+                except BaseException:
+                    logFault("a transfer could not be ended")
+        following = next(sessions, None)
+        if following is None:
+            stopped.callback(None)
+        else:
+            self.site.reactor.callLater(0, self._endSome, chain((following,), sessions), stopped)
 
     def _checkDrained(self) -> None:
         if self._drained is None or self._sessions.underWay or self._drained.called:

@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from castd.config.config import Entry
 from castd.errors import Unavailable
+from castd.files.threads import asDeferred
 from castd.group_pool import Group
 from castd.interfaces import ICastTransport, IListeningPort, ISuccessor, IUpgradable
 from castd.request import Local, Peer, hostPort
@@ -185,10 +186,16 @@ class ListeningAddress(Service):
         if failure.check(TimeoutError) is None:
             _log.failure("{address}: draining failed", failure, event="fault", address=self.address)
 
-    def _close(self, _: object) -> Deferred[None] | None:
-        self._attempt(self.transport.stop, "stopping")
+    def _close(self, _: object) -> Deferred[None]:
+        stopped = maybeDeferred(lambda: asDeferred(self.transport.stop()))
+        return stopped.addErrback(self._stopFailed).addCallback(self._closePort)
+
+    def _closePort(self, _: object) -> Deferred[None] | None:
         port, self.port = self.port, None
         return None if port is None else self._attempt(port.stopListening, "stopping")
+
+    def _stopFailed(self, failure: Failure) -> None:
+        _log.failure("{address}: stopping failed", failure, event="fault", address=self.address)
 
     def _attempt(self, step: Callable[[], T], what: str) -> T | None:
         """Take a step; if it fails that is logged, and the next one is taken all the same."""
