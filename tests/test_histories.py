@@ -21,6 +21,7 @@ from castd.observe.history import DELAY, Found, Query, Store
 from castd.service import histories
 from castd.service.histories import Histories
 from castd.testing import Network
+from tests.support.disks import Later
 from tests.support.jobs import eventually, running, until
 from tests.support.server import START, TFTP, Case, Client, statusOf
 
@@ -47,6 +48,22 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "boot").mkdir()
     (tmp_path / "boot" / "file").write_bytes(bytes(2000))
     return tmp_path
+
+
+def test_inAThread(folder: Path, network: Network) -> None:
+    """What is written and looked for is so in the thread, also in memory: the event loop does not wait for it."""
+    case = Case(folder, network, START + TFTP)
+    work = Later()
+    case.server.histories.close()
+    case.server.histories.thread = work
+    case.server.histories.open(case.server.config)
+    Client(network).finish()
+    network.advance(5)
+    answers: list[list[Found]] = []
+    case.server.histories.find(Query.read({})).addCallback(answers.append)
+    assert answers == []
+    work.run()
+    assert [[each["event"] for each in found] for found in answers] == [["received"]]
 
 
 def test_withoutSetting(folder: Path, network: Network) -> None:

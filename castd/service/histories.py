@@ -90,7 +90,8 @@ class Histories:
         path = options.path or (Path(folder, FILE) if folder else None)
         if path is None:
             store = Store(None, options.age, min(options.size, MEMORY))
-            return History(self._reactor, maybeDeferred, store)
+            # In a thread, too: it waits for no disk, but to find what has failed last takes as long as from a file.
+            return History(self._reactor, self.thread, store)
         try:
             store = Store(str(path), options.age, options.size)
         except OSError as error:
