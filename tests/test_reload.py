@@ -20,6 +20,7 @@ from castd.dialects.mtftp import REUSE_DELAY
 from castd.errors import ConfigError
 from castd.files import names
 from castd.files.access import Rules
+from castd.files.content import DirectoryOptions
 from castd.files.regex import LinearRegex
 from castd.packets import slam
 from castd.server.listener import Listener
@@ -604,6 +605,30 @@ def test_rewritesCompiledOnce(folder: Path, network: Network, monkeypatch: pytes
         assert (answers, made) == ([()], [b"^a", b"(c)", b"d"])
         sources.append(case.server.site.content.sources[0])
     assert sources[0] is sources[1]
+
+
+def test_manyDirectories(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reload finds those of many directories that stay, in any order, without comparing each with all others."""
+    parts = [f"part{at}" for at in range(30)]
+    for each in parts:
+        (folder / each).mkdir()
+
+    def text(names: list[str]) -> str:
+        return "castd: 1\ncontent:\n" + "".join(f"- directory: {{path: {each}}}\n" for each in names) + TFTP
+
+    case = Case(folder, network, text(parts))
+    before = case.server.site.content.sources
+    compared: list[object] = []
+    equal = DirectoryOptions.__eq__
+
+    def counted(one: Any, other: object) -> bool:
+        compared.append(other)
+        return equal(one, other)
+
+    monkeypatch.setattr(DirectoryOptions, "__eq__", counted)
+    assert case.reload(text(parts[::-1])) == ()
+    assert [*case.server.site.content.sources] == [*before][::-1]
+    assert len(compared) <= 2 * len(parts)
 
 
 def test_often(folder: Path, network: Network) -> None:

@@ -18,7 +18,7 @@ from castd.config.plugin import Collected
 from castd.errors import ConfigError, Unavailable
 from castd.files.access import Rule, Rules
 from castd.files.chains import SourceChain
-from castd.files.content import Directory
+from castd.files.content import Directory, DirectoryOptions
 from castd.files.directory import makeSink, patience
 from castd.files.upload_options import UploadDirectoryOptions
 from castd.files.uploads import UploadDirectory
@@ -36,6 +36,7 @@ from castd.request import Peer
 from castd.server.service_port import ServiceListener
 from castd.server.site import EntryPlaces, Site
 from castd.service.address import ListeningAddress
+from castd.templates.source import Options as TemplateOptions
 from castd.templates.source import TemplateSource
 
 #: The peer of the requests that look up files before any client has asked.
@@ -162,15 +163,18 @@ def build(
     @raise ConfigError: with a fault for each entry that cannot be made.  L{Unavailable}: the file itself is right, as
         far as it is known: what is missing is on the disk.
     """
-    current = list(sinks)
-    own = [each for each in sources if isinstance(each, Directory | TemplateSource)]
+    # By their options, as there may be hundreds.  Those of plugins are not kept, and their options may have no hash.
+    current: dict[BaseModel, ConfiguredSink] = {each.options: each for each in sinks}
+    own: dict[BaseModel, IContentSource] = {
+        each.options: each for each in sources if isinstance(each, Directory | TemplateSource)
+    }
 
     def source(entry: Entry) -> IContentSource:
-        kept = next((each for each in own if each.options == entry.options), None)
+        kept = own.get(entry.options) if isinstance(entry.options, DirectoryOptions | TemplateOptions) else None
         return kept or collected.sources[entry.kind].makeSource(entry.options, site)
 
     def sink(entry: Entry) -> ConfiguredSink:
-        kept = next((each for each in current if each.options == entry.options), None)
+        kept = current.get(entry.options)
         return kept or ConfiguredSink(entry.options, SINKS[entry.kind].make(entry.options, site))
 
     def transport(entry: Entry) -> None:
