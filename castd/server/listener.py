@@ -44,7 +44,7 @@ _log = Logger(namespace="castd")
 COPY_WAIT = 0.1
 #: The most transfers that a stop ends at once, before the reactor reads ports and handles signals.  Each takes a third
 #: of a millisecond.
-MOST_ENDED = 16
+MOST_ENDED = 8
 
 T = TypeVar("T")
 
