@@ -80,16 +80,27 @@ def run(*command: str | Path) -> None:
     """
     Run a command.
 
-    @raise CannotBuild: it fails; with the last line that it has printed.
+    @raise CannotBuild: it fails; with the line that says why.
     """
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CannotBuild(str(error)) from error
     if done.returncode:
-        printed = (done.stderr + done.stdout).strip().splitlines()
-        why = printed[-1] if printed else f"it has ended with status {done.returncode}"
+        why = reason(done.stderr + done.stdout) or f"it has ended with status {done.returncode}"
         raise CannotBuild(f"{Path(command[0]).name}: {why}")
+
+
+def reason(printed: str) -> str:
+    """
+    Return the line that says why a command has failed; C{""}: it has printed nothing.
+
+    That is a compiler's first error, since its last line is a summary (C{compilation terminated.}); so is what the
+    driver says of the linker.  Other programs end with the reason.
+    """
+    lines = [each for each in printed.strip().splitlines() if not each.startswith("collect2: ")]
+    errors = (each for each in lines if "error: " in each)
+    return next(errors, lines[-1] if lines else "")
 
 
 def digestOf(root: Path) -> str:

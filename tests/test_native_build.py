@@ -94,6 +94,34 @@ def test_aCompilerThatFails(checkout: Checkout) -> None:
     assert checkout.ready(CC="/nowhere/cc") == f"{WITHOUT}no C compiler\n"
 
 
+@pytest.mark.parametrize(
+    ("printed", "reason"),
+    [
+        (
+            (
+                "x.c:1:10: fatal error: limits.h: No such file or directory\n"
+                "    1 | #include <limits.h>\n      |          ^~~~~~~~~~\ncompilation terminated.\n"
+            ),
+            "x.c:1:10: fatal error: limits.h: No such file or directory",
+        ),
+        (
+            "gcc: fatal error: cannot execute 'as': execvp: No such file or directory\ncompilation terminated.\n",
+            "gcc: fatal error: cannot execute 'as': execvp: No such file or directory",
+        ),
+        ("x.c:1:1: error: one\nx.c:2:1: error: two\n2 errors generated.\n", "x.c:1:1: error: one"),
+        (
+            "/usr/bin/ld: cannot find -lnosuch\ncollect2: error: ld returned 1 exit status\n",
+            "/usr/bin/ld: cannot find -lnosuch",
+        ),
+        ("Traceback (most recent call last):\nImportError: no\n", "ImportError: no"),
+        ("", ""),
+    ],
+)
+def test_reason(printed: str, reason: str) -> None:
+    """Of what a command that fails has printed the line with the reason is told, not a compiler's closing words."""
+    assert hatch_build.reason(printed) == reason
+
+
 @pytest.mark.slow
 def test_switchedOff(checkout: Checkout) -> None:
     """CASTD_NATIVE=0 asks for no compiler and prints nothing."""
