@@ -262,7 +262,17 @@ def test_wrong(line: str, complaint: str) -> None:
         (START + "transports: [tftp]\n", "x.yaml:4: transports: a list is not a mapping of names to options"),
         (
             START + "transports: {tfpt: }\n",
-            "x.yaml:4: transports.tfpt: nothing here is called tfpt: did you mean tftp?",
+            (
+                "x.yaml:4: transports.tfpt: nothing here is called tfpt: did you mean tftp? "
+                "(a name of your own needs its kind: use: tftp)"
+            ),
+        ),
+        (
+            START + "transports: {lab: {kind: tftp}}\n",
+            (
+                "x.yaml:4: transports.lab: nothing here is called lab: known are mtftp, sick, slam, tftp "
+                "(a name of your own needs its kind: use: tftp)"
+            ),
         ),
         (
             START + "transports:\n  a:\n    use: zzz\n",

@@ -446,6 +446,9 @@ def test_broken(boot: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         service.read(tmp_path / "x.yaml", Collected(faults=["plugins/fountain.py: cannot be imported: no"]))
     assert raised.value.faults[-2:] == (
-        f"{tmp_path}/x.yaml:3: transports.fountain: nothing here is called fountain",
+        (
+            f"{tmp_path}/x.yaml:3: transports.fountain: nothing here is called fountain"
+            " (a name of your own needs its kind: use: tftp)"
+        ),
         "plugins/fountain.py: cannot be imported: no",
     )

@@ -283,6 +283,8 @@ _SECTIONS = (
     "recorder",
     "transports",
 )
+#: What is told of a transport whose name is no kind, since that is how a second one of a kind is named.
+_OWN_NAME = " (a name of your own needs its kind: use: tftp)"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 
@@ -352,7 +354,7 @@ class _Reader:
                 options = {key: each for key, each in given.items() if key != "use"}
             if not isinstance(kind, str):
                 self.tree.addFault(where, f"{showValue(kind)} is not the name of a transport")
-            elif found := self.entry(name, kind, kinds, (where, route), options):
+            elif found := self.entry(name, kind, kinds, (where, route), options, "" if where != route else _OWN_NAME):
                 yield found
 
     def entries(self, section: str, value: Value, kinds: Mapping[str, Kind]) -> Iterator[Entry]:
@@ -371,17 +373,24 @@ class _Reader:
                 yield found
 
     def entry(
-        self, name: str, kind: str, kinds: Mapping[str, Kind], routes: tuple[Route, Route], value: Value
+        self,
+        name: str,
+        kind: str,
+        kinds: Mapping[str, Kind],
+        routes: tuple[Route, Route],
+        value: Value,
+        advice: str = "",
     ) -> Entry | None:
         """
         Read the options of a transport, a source or a sink.
 
         @param routes: the route to the name of the kind, and the route to the options.
+        @param advice: what else is told where there is no such kind.
         @return: L{None}: the entry has a fault.
         """
         maker = kinds.get(kind)
         if maker is None:
-            self.tree.addFault(routes[0], f"nothing here is called {showValue(kind)}" + suggestion(kind, kinds))
+            self.tree.addFault(routes[0], f"nothing here is called {showValue(kind)}{suggestion(kind, kinds)}{advice}")
             return None
         try:
             model = maker.options
