@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from pkgutil import resolve_name
@@ -115,6 +116,18 @@ def test_metricsPage() -> None:
     rows = re.findall(r"^\| `(castd_\w+)` \| (\w+) \| ([\w, –]+) \| .+ \|$", page, re.MULTILINE)
     assert {name: (kind, set(labels.split(", ")) - {"–"}) for name, kind, labels in rows} == found
     assert set(re.findall(r"`(castd_\w+)`", page)) == set(found)
+
+
+def test_extras() -> None:
+    """docs/operations.md names each extra that C{all} stands for, with its library."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    (everything,) = extras["all"]
+    names = everything.removeprefix("castd[").removesuffix("]").split(",")
+    libraries = {name: re.split(r"[<>=]", extras[name][0])[0] for name in names}
+    page = (ROOT / "docs" / "operations.md").read_text()
+    (table,) = re.findall(r"^\| extra \| library \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", page, re.MULTILINE)
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([\w-]+) \|", table, re.MULTILINE))
+    assert {name: library.lower() for name, library in rows.items()} == libraries
 
 
 class Elsewhere:
