@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.protocol import DatagramProtocol
+from twisted.logger import capturedLogs, formatEvent
 from zope.interface.verify import verifyClass, verifyObject
 
 from castd import plugins
@@ -143,6 +144,20 @@ def test_delivers(collected: Collected, module: Any, loss: float) -> None:
     assert blocks <= numbers(network) <= blocks / (1 - loss) * 1.25
     network.run(lambda: not list(made.casts()), limit=60.0)
     assert list(made.casts()) == []
+
+
+def test_logsNoCount(collected: Collected, module: Any) -> None:
+    """The log of a group whose numbers do not end speaks of no number of blocks."""
+    network, data = Network(seed=5), pattern(10_001)
+    with capturedLogs() as events:
+        made = serve(collected, network, data, blksize=500)
+        client = Client(module.Receiver(), network.host("10.0.0.2"))
+        network.run(lambda: client.finished, limit=60.0)
+        network.run(lambda: not list(made.casts()), limit=60.0)
+    texts = [formatEvent(event) for event in events if event.get("event") in ("opened", "closed")]
+    assert texts[0] == f"fountain: group {GROUP[0]}:{GROUP[1]} opened: image, blocks of 500"
+    assert " blocks sent, " in texts[1]
+    assert "None" not in "".join(texts)
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.2])

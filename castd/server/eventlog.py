@@ -202,8 +202,10 @@ def groupOpened(cast: CastProtocol, difference: str) -> None:
 
     @param difference: in what it differs from another group that serves the same file name; empty: there is none.
     """
+    # The numbers of a code do not end.
+    extent = "blocks" if cast.wire.count is None else "{count} blocks"
     _log.info(
-        "{transport}: group {group} opened: {name}, {count} blocks of {blksize}{remark}",
+        "{transport}: group {group} opened: {name}, " + extent + " of {blksize}{remark}",
         event="opened",
         transport=cast.name,
         name=cast.fileName,
@@ -403,8 +405,9 @@ def groupClosed(cast: CastProtocol, statistics: Mapping[str, int]) -> None:
     """
     blocks = cast.blocks - cast.fallbackBlocks
     once = cast.mainCast.highestSent + 1
+    extent = "" if cast.wire.count is None else " of {count}"
     _log.info(
-        "{transport}: group {group} closed: {name}, {members} receivers, {blocks} blocks sent of {count}, "
+        "{transport}: group {group} closed: {name}, {members} receivers, {blocks} blocks sent" + extent + ", "
         "{repairs} of them again, in {seconds:.3g} s",
         event="closed",
         transport=cast.name,
