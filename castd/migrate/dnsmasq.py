@@ -66,6 +66,8 @@ _READ_ELSEWHERE = frozenset(
 _UNIQUE = {"": "{ip}", "ip": "{ip}", "mac": "{mac}"}
 #: Where a reader's advice needs to know an interface.
 _SAY_INTERFACE = "give it: --interface NAME=ADDRESS/LENGTH"
+#: Where a menu names no file, which is how a Raspberry Pi, whose ROM looks for this text, is told to ask by TFTP.
+_NO_FILE = "nothing, for a PC; for a Raspberry Pi write a rule with boot: bootcode.bin and answer: raspberry-pi"
 #: Numbers and names of DHCP options that are about booting.
 _BOOT_NUMBERS = frozenset(("43", "60", "66", "67", "150", "175", "tftp-server", "bootfile-name", "vendor-class"))
 
@@ -524,6 +526,11 @@ class _DnsmasqReader:
             rule = conditions.asRule()
             if len(entries) == 1 and entries[0].file is not None:
                 yield rule | {"boot": entries[0].file}, entries[0].place
+                continue
+            if all(each.file is None for each in entries):
+                for each in entries:
+                    what = f"{each.place.text}: castd does not answer a menu without a file"
+                    self._draft.lose(each.place, what, _NO_FILE)
                 continue
             items = [_item(each) for each in entries]
             found: Options = rule | {"menu": {**self._prompted(), "items": items}}
