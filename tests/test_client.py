@@ -32,10 +32,10 @@ from castd.cast.policy import RetransmitPolicy
 from castd.client import schemes
 from castd.client.client import defaultOptions, fetch, resolve, send
 from castd.client.describe import LONGEST, describe
-from castd.client.port import ReportingPort
+from castd.client.port import ReportingPort, socketAddress
 from castd.client.report import Report, TransferError
 from castd.client.schemes import Scheme
-from castd.client.transfer import ClientTransfer, socketAddress
+from castd.client.transfer import ClientTransfer
 from castd.client.urls import Url, UrlError, parseUrl
 from castd.dialects import multicast, tftp
 from castd.interfaces import IGroupTransferHalf

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.abstract import isIPv6Address
 from twisted.internet.defer import Deferred
@@ -46,6 +46,32 @@ def openPort(reactor: IReactorUDP, protocol: DatagramProtocol, server: str, bind
     return port
 
 
+def socketAddress(host: str, port: int) -> Peer:
+    """
+    Return an address as sockets take it.  Python drops the zone of C{fe80::1%eth0} unless it is given as a number.
+
+    @raise OSError: there is no interface of this name.
+    """
+    plain, _, zone = host.partition("%")
+    if not zone:
+        return host, port
+    if zone.isdecimal():
+        return plain, port, 0, int(zone)
+    try:
+        return plain, port, 0, socket.if_nametoindex(zone)
+    except OSError:
+        # Each version of Python says this in words of its own.
+        raise OSError(errno.ENODEV, "no interface with this name") from None
+
+
+class _ZonedSocket(socket.socket):
+    """A socket that can be bound to an address with a zone, which Twisted gives as text."""
+
+    def bind(self, address: Any, /) -> None:
+        """As C{socket.bind}."""
+        super().bind(socketAddress(*address))
+
+
 class ReportingPort(Port):
     """
     A port of Twisted's that reports ICMP errors to its protocol, a L{Reachable}.
@@ -69,7 +95,8 @@ class ReportingPort(Port):
 
     def createInternetSocket(self) -> socket.socket:
         """Return the socket, with its queue of errors."""
-        made: socket.socket = super().createInternetSocket()
+        made = _ZonedSocket(self.addressFamily, self.socketType)
+        made.setblocking(False)
         sockets.queueErrors(made)
         return made
 

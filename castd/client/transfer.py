@@ -5,7 +5,6 @@ Runs one transfer of the client over real sockets.
 from __future__ import annotations
 
 import errno
-import socket
 from collections.abc import Sequence
 from functools import partial
 from typing import Protocol
@@ -25,7 +24,7 @@ from twisted.python.failure import Failure
 
 from castd import outcomes
 from castd.client.multicast import MulticastPort
-from castd.client.port import openPort
+from castd.client.port import openPort, socketAddress
 from castd.client.report import Progress, Report, Sink, TransferError, Watcher
 from castd.errors import Full, Refused, reasonOf
 from castd.interfaces import IClientTransferHalf, IGroupTransferHalf
@@ -39,24 +38,6 @@ from castd.server.sender import DatagramSender, SendQueue
 STRANGERS = 20
 #: Errors of the client's disk that are reported to the server as a full disk.
 FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-
-
-def socketAddress(host: str, port: int) -> Peer:
-    """
-    Return an address as sockets take it.  Python drops the zone of C{fe80::1%eth0} unless it is given as a number.
-
-    @raise OSError: there is no interface of this name.
-    """
-    plain, _, zone = host.partition("%")
-    if not zone:
-        return host, port
-    if zone.isdecimal():
-        return plain, port, 0, int(zone)
-    try:
-        return plain, port, 0, socket.if_nametoindex(zone)
-    except OSError:
-        # Each version of Python says this in words of its own.
-        raise OSError(errno.ENODEV, "no interface with this name") from None
 
 
 class IClientReactor(IReactorTime, IReactorUDP, IReactorMulticast, IReactorPluggableNameResolver):

@@ -14,7 +14,7 @@ from tests.support.needs import need
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
 
-SECOND, SIXTH, LINK = "10.77.0.2", "fd77::1", "fe80::77"
+SECOND, SIXTH, LINK, OWN_LINK = "10.77.0.2", "fd77::1", "fe80::77", "fe80::99"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -55,17 +55,27 @@ def test_sixPut(hall: Hall, shelf: Shelf) -> None:
 
 @pytest.mark.parametrize("zone", ["%eth0", "%25eth0"])
 def test_linkLocal(hall: Hall, shelf: Shelf, zone: str) -> None:
-    """A link-local address is asked in its zone, by get and by put, also where the URL has the percent sign encoded."""
+    """
+    A link-local address is asked in its zone, by get and by put, from another one, too, and also where the URL has the
+    percent sign encoded.
+    """
     name = shelf.sized(100_000)
     host = hall.host(f"two{len(zone)}")
     # A second network, where an address without its zone would be looked for.
     ip(
         netns=host.netns,
-        batch=["link add eth1 type bridge", "link set eth1 up", "route add fe80::/64 dev eth1 metric 1"],
+        batch=[
+            "link add eth1 type bridge",
+            "link set eth1 up",
+            "route add fe80::/64 dev eth1 metric 1",
+            f"addr add {OWN_LINK}/64 dev eth0 nodad",
+        ],
     )
     link = f"link-{len(zone)}"
     got = own.get(host, name, server=LINK + zone).result()
     assert got.data == shelf[name], got.text
+    bound = own.get(host, name, "--bind", f"{OWN_LINK}%eth0", server=LINK + zone).result()
+    assert bound.data == shelf[name], bound.text
     put = own.put(host, f"create/{link}", shelf[name], server=LINK + zone).result()
     assert put.code == 0, put.text
     assert (hall.folder / "create" / link).read_bytes() == shelf[name]
