@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.abstract import isIPv6Address
 from twisted.internet.defer import Deferred
@@ -67,9 +67,13 @@ def socketAddress(host: str, port: int) -> Peer:
 class _ZonedSocket(socket.socket):
     """A socket that can be bound to an address with a zone, which Twisted gives as text."""
 
-    def bind(self, address: Any, /) -> None:
-        """As C{socket.bind}."""
-        super().bind(socketAddress(*address))
+    def bind(self, address: object, /) -> None:
+        """As C{socket.bind}; an address is a host and a port."""
+        match address:
+            case (str(host), int(port)):
+                super().bind(socketAddress(host, port))
+            case _:
+                raise TypeError(f"{address!r} is no host and port")
 
 
 class ReportingPort(Port):
