@@ -32,7 +32,7 @@ from castd.cast.policy import RetransmitPolicy
 from castd.client import schemes
 from castd.client.client import defaultOptions, fetch, resolve, send
 from castd.client.describe import LONGEST, describe
-from castd.client.port import ReportingPort, socketAddress
+from castd.client.port import ReportingPort
 from castd.client.report import Report, TransferError
 from castd.client.schemes import Scheme
 from castd.client.transfer import ClientTransfer
@@ -40,6 +40,7 @@ from castd.client.urls import Url, UrlError, parseUrl
 from castd.dialects import multicast, tftp
 from castd.interfaces import IGroupTransferHalf
 from castd.net.ports import Ports
+from castd.net.sockets import socketAddress
 from castd.packets.netascii import encode
 from castd.packets.tftp import buildAck, buildData, buildError, buildOack, parseRequest
 from castd.receive.base import OffsetBlock

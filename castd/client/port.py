@@ -46,24 +46,6 @@ def openPort(reactor: IReactorUDP, protocol: DatagramProtocol, server: str, bind
     return port
 
 
-def socketAddress(host: str, port: int) -> Peer:
-    """
-    Return an address as sockets take it.  Python drops the zone of C{fe80::1%eth0} unless it is given as a number.
-
-    @raise OSError: there is no interface of this name.
-    """
-    plain, _, zone = host.partition("%")
-    if not zone:
-        return host, port
-    if zone.isdecimal():
-        return plain, port, 0, int(zone)
-    try:
-        return plain, port, 0, socket.if_nametoindex(zone)
-    except OSError:
-        # Each version of Python says this in words of its own.
-        raise OSError(errno.ENODEV, "no interface with this name") from None
-
-
 class _ZonedSocket(socket.socket):
     """A socket that can be bound to an address with a zone, which Twisted gives as text."""
 
@@ -71,7 +53,7 @@ class _ZonedSocket(socket.socket):
         """As C{socket.bind}; an address is a host and a port."""
         match address:
             case (str(host), int(port)):
-                super().bind(socketAddress(host, port))
+                super().bind(sockets.socketAddress(host, port))
             case _:
                 raise TypeError(f"{address!r} is no host and port")
 

@@ -24,10 +24,11 @@ from twisted.python.failure import Failure
 
 from castd import outcomes
 from castd.client.multicast import MulticastPort
-from castd.client.port import openPort, socketAddress
+from castd.client.port import openPort
 from castd.client.report import Progress, Report, Sink, TransferError, Watcher
 from castd.errors import Full, Refused, reasonOf
 from castd.interfaces import IClientTransferHalf, IGroupTransferHalf
+from castd.net.sockets import socketAddress
 from castd.packets.options import DEFAULT_BLKSIZE
 from castd.receive.base import OffsetBlock
 from castd.request import Peer

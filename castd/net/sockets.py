@@ -4,6 +4,7 @@ Open UDP sockets, set their options, and receive and send datagrams with their l
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from functools import lru_cache
@@ -111,7 +112,7 @@ def bindSocket(host: str, port: int) -> socket.socket:
         if address and family == socket.AF_INET:
             devices.bindShared(sock, shared, port, address)
         else:
-            sock.bind(_socketName(host, port, family))
+            sock.bind(socketAddress(host or "0.0.0.0", port))
         setCommonOptions(sock, True, family, host if not address else "")
     except BaseException:
         sock.close()
@@ -119,11 +120,22 @@ def bindSocket(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _socketName(host: str, port: int, family: socket.AddressFamily) -> tuple[object, ...]:
-    """Return what C{bind} takes; only an address with a zone needs the look-up, which takes as long as the bind."""
-    if "%" in host:
-        return socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM)[0][4]
-    return host or "0.0.0.0", port
+def socketAddress(host: str, port: int) -> Peer:
+    """
+    Return an address as sockets take it.  Python drops the zone of C{fe80::1%eth0} unless it is given as a number.
+
+    @raise OSError: there is no interface of this name.
+    """
+    plain, _, zone = host.partition("%")
+    if not zone:
+        return host, port
+    if zone.isdecimal():
+        return plain, port, 0, int(zone)
+    try:
+        return plain, port, 0, socket.if_nametoindex(zone)
+    except OSError:
+        # Each version of Python says this in words of its own.
+        raise OSError(errno.ENODEV, "no interface with this name") from None
 
 
 def bindPair(host: str, port: int) -> tuple[Socket, Socket]:
@@ -137,7 +149,7 @@ def bindPair(host: str, port: int) -> tuple[Socket, Socket]:
     @raise OSError: as C{bind}.
     """
     family = familyOf(host)
-    first = _bindPlain(family, _socketName(host, port, family), host)
+    first = _bindPlain(family, socketAddress(host or "0.0.0.0", port), host)
     try:
         # Set only after the first was bound: with SO_REUSEPORT the kernel might choose the port of another pair.
         first.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
