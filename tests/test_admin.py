@@ -33,6 +33,7 @@ from castd.observe.slices import Slices
 from castd.service import admin
 from castd.service.admin import ControlFactory
 from tests.support.jobs import eventually, free, running, until
+from tests.support.server import pageOf
 
 BODY = bytes(1500)
 
@@ -275,7 +276,7 @@ def test_present() -> None:
     """
     entries = [CountedEntry("tftp", False)]
     counters = Counters(lambda: entries)
-    page = counters.page().decode()
+    page = pageOf(counters).decode()
     for line in (
         'castd_received_total{outcome="silent",transport="tftp",write="true"} 0.0',
         'castd_refused_total{code="0",transport="tftp"} 0.0',
@@ -288,13 +289,13 @@ def test_present() -> None:
     assert 'code="other"' not in page
     counters({"event": "refused", "transport": "tftp", "code": 1})
     entries.append(CountedEntry("pxe", True))
-    page = counters.page().decode()
+    page = pageOf(counters).decode()
     assert 'castd_refused_total{code="1",transport="tftp"} 1.0' in page
     assert 'castd_pxe_answers_total{arch="efi-x64",kind="discover",transport="pxe"} 0.0' in page
     assert 'castd_refused_total{code="1",transport="pxe"}' not in page
     # What is gone from the file keeps its counters.
     entries.clear()
-    assert 'castd_refused_total{code="1",transport="tftp"} 1.0' in counters.page().decode()
+    assert 'castd_refused_total{code="1",transport="tftp"} 1.0' in pageOf(counters).decode()
 
 
 def test_withheldErrors() -> None:
@@ -302,7 +303,7 @@ def test_withheldErrors() -> None:
     counters = Counters()
     for more in ({}, {"limit": "limits.errors"}, {"limit": "limits.errors-per-peer"}):
         counters({"event": "refused", "transport": "tftp", "code": 1, **more})
-    page = counters.page().decode()
+    page = pageOf(counters).decode()
     assert 'castd_refused_total{code="1",transport="tftp"} 1.0' in page
     assert 'castd_crowded_total{transport="tftp"} 2.0' in page
 
@@ -316,7 +317,7 @@ def test_bounded() -> None:
     counters({"event": "closed", "transport": "t1", "octets": 70, "lost": 2, "repeats": 3})
     counters({"event": "unheard-of"})
     counters({"log_format": "not ours"})
-    page = counters.page().decode()
+    page = pageOf(counters).decode()
     assert page.count("castd_refused_total{") == MAX_TRANSPORTS + 1
     assert 'castd_refused_total{code="other",transport="other"} 50.0' in page
     assert 'castd_received_total{outcome="other",transport="t1",write="false"} 1.0' in page

@@ -35,7 +35,7 @@ from castd.service.logs import Logs, logTo
 from castd.testing import Network
 from tests.support.disks import result
 from tests.support.jobs import free
-from tests.support.server import START, TFTP, Case, Client, statusOf
+from tests.support.server import START, TFTP, Case, Client, pageOf, statusOf
 from tests.test_logs import configured
 
 NOON = 1_800_000_000.0
@@ -128,7 +128,7 @@ class Side:
 
     def look(self) -> object:
         """Return what anybody can see without waiting, but for the files."""
-        lines = self.counters.page().decode().splitlines()
+        lines = pageOf(self.counters).decode().splitlines()
         counted = [line for line in lines if line.startswith("castd_") and "_created" not in line]
         return counted, self.logs.counts(), [{key: str(value) for key, value in each.items()} for each in self.seen]
 
@@ -458,7 +458,7 @@ def test_broughtUpToDate(case: Case, look: str) -> None:
     elif look == "page":
         counters = server.admin._counters
         assert counters is not None
-        assert b'castd_received_total{outcome="done",transport="tftp",write="false"} 1.0' in counters.page()
+        assert b'castd_received_total{outcome="done",transport="tftp",write="false"} 1.0' in pageOf(counters)
     elif look == "rotate":
         server.logs.rotate()
         old = case.folder / "events.1"

@@ -22,6 +22,7 @@ from castd.observe.metrics import EVENT_METRICS, GAUGES, Counters, Gauges
 from castd.outcomes import MEANING
 from castd.plugins import castd_stock
 from castd.testing import Network, memorySite
+from tests.support.server import pageOf
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
@@ -104,7 +105,7 @@ def test_metricsPage() -> None:
     for event in {event for metric in EVENT_METRICS for event in metric.events}:
         counters({"event": event, "transport": "tftp", "outcome": "done"})
     Gauges(counters, lambda: [Elsewhere()], memorySite(Network(), {}), lambda: [("proxydhcp", Rivals())])
-    counters.page()
+    pageOf(counters)
     labels = {metric.name: set(metric.labels) for metric in (*EVENT_METRICS, *GAUGES)}
     found = {}
     for metric in exposed(counters.registry):

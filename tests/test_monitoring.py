@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from castd.observe.metrics import CountedEntry, Counters, Gauges
 from castd.testing import Network, memorySite
 from tests.support.needs import run
+from tests.support.server import pageOf
 
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "etc" / "prometheus" / "castd.rules.yaml"
@@ -45,7 +46,7 @@ def exposition() -> str:
     """Return the page of a server that has a transport and a service, and has served nobody."""
     counters = Counters(lambda: [CountedEntry("tftp", False), CountedEntry("pxe", True)])
     Gauges(counters, list, memorySite(Network(), {}), lambda: [("pxe", Service())])  # type: ignore[list-item]
-    return counters.page().decode()
+    return pageOf(counters).decode()
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,7 @@ def test_zeroCounts() -> None:
     counters = Counters()
     for _ in range(3):
         counters({"event": "received", "transport": "own", "outcome": "done", "octets": 0, "seconds": 0.0})
-    page = counters.page().decode()
+    page = pageOf(counters).decode()
     for line in (
         'castd_octets_total{transport="own"} 0.0',
         'castd_repeats_total{transport="own"} 0.0',

@@ -36,7 +36,7 @@ from castd.service.admin import ControlFactory
 from castd.service.service import read
 from castd.testing import Network, RecordingClient, memorySite
 from tests.support.log import observed
-from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, Case, statusOf
+from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, Case, pageOf, statusOf
 from tests.support.stage import GroupStage
 
 STATIC = Path(page.__file__).with_name("static")
@@ -449,7 +449,7 @@ def test_scrapeInPieces(monkeypatch: pytest.MonkeyPatch) -> None:
     ((text, made),) = threads
     made.callback(text())
     assert len(told) == 2
-    pages = [[line for line in page.splitlines() if b"castd_" in line] for page in (*told, counters.page())]
+    pages = [[line for line in page.splitlines() if b"castd_" in line] for page in (*told, pageOf(counters))]
     assert pages[0] == pages[1] == pages[2]
     assert b'castd_casts{kind="unicast",transport="tftp"} 2000.0' in pages[0]
     assert b'castd_receivers{transport="tftp"} 2100.0' in pages[0]

@@ -19,7 +19,7 @@ from castd.observe.status import transferStatus
 from castd.testing import Network, RecordingClient, memorySite
 from tests.support.descriptors import Descriptors
 from tests.support.log import observed
-from tests.support.server import START, TFTP, Case, statusOf
+from tests.support.server import START, TFTP, Case, pageOf, statusOf
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 
@@ -81,7 +81,7 @@ def test_elsewhere() -> None:
     assert (shown["kind"], shown["name"], shown["receivers"]) == ("other", None, [])
     counters, site = Counters(), memorySite(Network(), {})
     Gauges(counters, lambda: [Transport()], site)
-    page = counters.page().decode()
+    page = pageOf(counters).decode()
     assert f"castd_alarms {len(site.timers)}.0" in page
     assert 'castd_casts{kind="other",transport="other"} 2.0' in page
     assert 'castd_receivers{transport="other"} 2.0' in page
@@ -131,7 +131,7 @@ def test_cannotTell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Call
         sources = Sources(case.server.facts, lambda: case.server.addresses, case.server.lastFailures)
         counters, transports = Counters(), [each.transport for each in case.server.addresses]
         Gauges(counters, lambda: transports, case.server.site, lambda: [("plugin", untold)])
-        page = counters.page().decode()
+        page = pageOf(counters).decode()
         reported: Any = []
         Reporter(case.server.site.reactor, sources, case.server.slices).report().addCallback(reported.append)
         case.network.advance(0.1)

@@ -418,11 +418,6 @@ class Counters:
         self._gauges.append(gauges)
         self.registry.register(gauges)
 
-    def page(self) -> bytes:
-        """Return the page that answers a scrape; the event loop waits for it."""
-        collections.deque(self.prepare(), maxlen=0)
-        return self.text()
-
     def prepare(self) -> Iterator[None]:
         """
         Return the steps that bring the page up to date, as there may be thousands of transfers, and of combinations of

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from castd.config.plugin import collect
+from castd.observe.metrics import Counters
 from castd.service.service import Server, compose, read
 from castd.testing import Network, RecordingClient
 from tests.support.disks import result
@@ -50,6 +51,12 @@ def statusOf(server: Server) -> Any:
     status, steps = server.beginStatus()
     list(steps)
     return status
+
+
+def pageOf(counters: Counters) -> bytes:
+    """Return the page of the metrics, without the pauses that a scrape makes for others."""
+    list(counters.prepare())
+    return counters.text()
 
 
 class Client:

@@ -60,6 +60,7 @@ from tests.support.pxe import (
     vector,
     warnings,
 )
+from tests.support.server import pageOf
 from tests.support.vectors import FOLDER, vectors
 
 IPXE = {"ipxe": True, "boot": "boot.ipxe"}
@@ -1314,7 +1315,7 @@ def test_metrics(tmp_path: Path) -> None:
         stage.hear(discover(arch=4242))
         stage.network.advance(31)
         assert stage.service.counts == {"rivals": 0}
-    page = counters.page().decode()
+    page = pageOf(counters).decode()
     for line in (
         'castd_pxe_requests_total{kind="discover",transport="proxydhcp"} 4.0',
         'castd_pxe_requests_total{kind="request",transport="proxydhcp"} 1.0',
