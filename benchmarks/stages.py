@@ -96,6 +96,7 @@ MODULES = {
     "machines/table": READ,
     "machines/words": FILE,
     "net/backoff": SENT,
+    "net/device_watch": PORT,
     "net/devices": PORT,
     "net/epoll": EVENTS,
     "net/faults": CALLER,

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from castd.net.device_watch import DEVICE_CHECK
 from castd.net.fdstore import FdStore, addressIn, fdName
-from castd.net.ports import DEVICE_CHECK, Ports
+from castd.net.ports import Ports
 from castd.observe.sdnotify import ServiceNotifier
 from tests.support.fakes import Hearer, Reactor
 from tests.test_sdnotify import LAUNCH, ROOT, datagram

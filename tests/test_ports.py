@@ -19,7 +19,8 @@ from twisted.internet.protocol import DatagramProtocol
 
 from castd import native
 from castd.net import devices, sockets
-from castd.net.ports import DEVICE_CHECK, DRAWS, GroupPort, Ports
+from castd.net.device_watch import DEVICE_CHECK
+from castd.net.ports import DRAWS, GroupPort, Ports
 from castd.net.unicast_ports import UnicastPort
 from castd.request import Local, Peer
 from tests.support.fakes import Hearer, Reactor

@@ -17,8 +17,7 @@ from typing import Generic, TypeVar
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IDelayedCall, IReactorFDSet, IReactorTime
-from twisted.logger import Logger
+from twisted.internet.interfaces import IReactorFDSet, IReactorTime
 from zope.interface import implementer
 
 from castd import native
@@ -32,14 +31,13 @@ from castd.interfaces import (
     Octets,
 )
 from castd.net import devices, sockets
+from castd.net.device_watch import DeviceWatch
 from castd.net.epoll import EpollSet
 from castd.net.fdstore import FdStore
 from castd.net.gso import SegmentOption, requireAll, sendBurst
 from castd.net.port_stock import PortStock, mostStock
 from castd.net.unicast_ports import SocketPair, UnicastPort
-from castd.request import Local, Peer, hostPort
-
-_log = Logger(namespace="castd")
+from castd.request import Local, Peer
 
 #: The most datagrams read from one port before other ports are read.
 READ_SLICE = 128
@@ -47,8 +45,6 @@ READ_SLICE = 128
 REQUEST_SLICE = 0.0005
 #: The datagram that a listening port sends to itself to see whether it is still read; the protocol never gets it.
 PROBE = b"castd: is anybody there?"
-#: Seconds between two looks whether the interfaces of ports that are bound to one are still the same.
-DEVICE_CHECK = 5.0
 #: How many port numbers of a range are tried, at random: all of a small one.  To try all of a large one that is full
 #: would take a second.
 DRAWS = 64
@@ -335,12 +331,14 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
             self.paused = False
             self._watch()
 
-    def exchange(self, sock: socket.socket, mtu: int) -> None:
-        """
-        Read and send by another socket from now on, which is bound to the same address; the caller closes the old one.
+    @property
+    def currentSocket(self) -> socket.socket:
+        """The socket that the port reads and sends by."""
+        return self._socket
 
-        @raise OSError: the socket cannot be watched; the old one is kept.
-        """
+    def exchange(self, sock: socket.socket) -> None:
+        """As L{DevicePort.exchange<castd.net.device_watch.DevicePort.exchange>}."""
+        mtu = self._ports.interfaces.mtu(0)
         self._ports.epoll.add(sock.fileno(), self.readable, requests=True)
         self._ports.epoll.remove(self._socket.fileno())
         self._socket, self._segments = sock, SegmentOption(sock, mtu)
@@ -407,16 +405,13 @@ class Ports:
         self._inherited = dict(inherited or {})
         self._store = store or FdStore()
         self._shared = {*self._adopted.values(), *self._inherited.values()} if shared else set()
-        #: The sockets of request ports, and whether castd has bound them itself, not a supervisor.
-        self._listening: dict[tuple[str, int], tuple[socket.socket, bool]] = {}
+        #: The request ports, and whether castd has bound their sockets itself, not a supervisor.
+        self._listening: dict[tuple[str, int], tuple[ListeningPort, bool]] = {}
         #: Sockets of a supervisor that a port has used and left: datagrams that have arrived since are dropped.
         self._left: set[socket.socket] = set()
-        #: The ports whose sockets are bound to a device, and those that could not be bound to the one of that name now.
-        self._zoned: dict[tuple[str, int], ListeningPort] = {}
-        self._unbound: set[tuple[str, int]] = set()
-        self._clock = IReactorTime(reactor)
-        self._looking: IDelayedCall | None = None
-        self._stock: PortStock[SocketPair] = PortStock(self._clock)
+        clock = IReactorTime(reactor)
+        self._deviceWatch = DeviceWatch(clock, self._storeAnew)
+        self._stock: PortStock[SocketPair] = PortStock(clock)
 
     def listen(self, port: int, protocol: IListeningProtocol, interface: str = "") -> ListeningPort:
         at = (interface, port)
@@ -441,13 +436,12 @@ class Ports:
             opened = ListeningPort(self, sock, protocol, self.interfaces.mtu(0), closeSocket)
         except OSError as error:
             raise CannotListenError(interface or "any", port, error) from error
-        self._listening[at] = (sock, ours)
+        self._listening[at] = (opened, ours)
         if not fresh and sock not in self._shared:
             opened.resume(True)
         self._shared.discard(sock)
-        if ours and "%" in interface:
-            self._zoned[at] = opened
-            self._lookLater()
+        if ours:
+            self._deviceWatch.add(at, opened)
         return opened
 
     def reached(self, address: str) -> tuple[IPv4Network, ...] | None:
@@ -464,9 +458,7 @@ class Ports:
 
     def _closeListening(self, at: tuple[str, int], ours: bool, sock: socket.socket) -> None:
         self._listening.pop(at, None)
-        self._zoned.pop(at, None)
-        self._unbound.discard(at)
-        self._lookLater()
+        self._deviceWatch.remove(at)
         if ours:
             sock.close()
             self._store.remove(at)
@@ -475,49 +467,10 @@ class Ports:
             self._adopted[at] = sock
             self._left.add(sock)
 
-    def _lookLater(self) -> None:
-        """Look in a while whether the ports that are bound to a device have to follow it, if there are such ports."""
-        if self._looking is not None and not self._zoned:
-            self._looking.cancel()
-            self._looking = None
-        elif self._looking is None and self._zoned:
-            self._looking = self._clock.callLater(DEVICE_CHECK, self._look)
-
-    def _look(self) -> None:
-        self._looking = None
-        self._lookLater()
-        self._followDevices()
-
-    def _followDevices(self) -> None:
-        """Bind the ports anew whose device was made anew, or whose address has moved to another one."""
-        for at, port in self._zoned.items():
-            # Of a paused one another process reads the socket.
-            if not port.paused and not sockets.isAtItsDevice(self._listening[at][0], at[0]):
-                self._bindAnew(at, port)
-
-    def _bindAnew(self, at: tuple[str, int], port: ListeningPort) -> None:
-        where = hostPort(at)
-        try:
-            fresh = sockets.bindSocket(*at)
-            try:
-                sockets.setRequestOptions(fresh)
-                port.exchange(fresh, self.interfaces.mtu(0))
-            except BaseException:
-                fresh.close()
-                raise
-        except OSError as error:
-            if at not in self._unbound:
-                self._unbound.add(at)
-                form = "{address} hears nothing: its interface is another one now, and it cannot be bound there: {why}"
-                _log.error(form, event="unfollowed", address=where, why=error.strerror or str(error))
-            return
-        self._unbound.discard(at)
-        former, _ = self._listening[at]
-        self._listening[at] = (fresh, True)
-        former.close()
+    def _storeAnew(self, at: tuple[str, int], sock: socket.socket) -> None:
+        """Have the service manager keep the new socket of a request port, and not the former one."""
         self._store.remove(at)
-        self._store.add(at, fresh)
-        _log.warn("{address} is open anew: its interface is another one now", event="followed", address=where)
+        self._store.add(at, sock)
 
     def unclaimed(self) -> list[tuple[str, int]]:
         """Return interface and port of the sockets that the supervisor has passed and no transport has asked for."""
@@ -525,10 +478,10 @@ class Ports:
 
     def reconcileStore(self) -> list[tuple[str, int]]:
         self.closeIdle()
-        self._followDevices()
-        for at, (sock, ours) in self._listening.items():
+        self._deviceWatch.look()
+        for at, (port, ours) in self._listening.items():
             if ours:
-                self._store.add(at, sock)
+                self._store.add(at, port.currentSocket)
         unwanted, self._inherited = self._inherited, {}
         for at, sock in unwanted.items():
             sock.close()
@@ -548,7 +501,7 @@ class Ports:
 
     def boundSockets(self) -> list[tuple[tuple[str, int], socket.socket, bool]]:
         unused = [(at, sock, False) for at, sock in self._adopted.items()]
-        return unused + [(at, sock, ours) for at, (sock, ours) in self._listening.items()]
+        return unused + [(at, port.currentSocket, ours) for at, (port, ours) in self._listening.items()]
 
     def openPort(
         self, protocol: ITransferProtocol, local: Local, peer: Peer | None = None, ports: range | None = None
