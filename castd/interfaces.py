@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from castd.server.blockcache import BlockCache
     from castd.server.deaf import DeafMachines
     from castd.server.recorder import Recorder
+    from castd.slices import Slices
 
 #: What can be sent, or read from a content, without being copied first.
 Octets: TypeAlias = bytes | bytearray | memoryview
@@ -749,6 +750,7 @@ class ISite(Interface):
     pacer: Pacer | None = Attribute("Bounds the octets of all casts together; None: no rate is set.")
     limits: Limits = Attribute("The limits of the service file.")
     timers: Timers = Attribute("The timers of all casts and uploads, on one timer of the reactor.")
+    slices: Slices = Attribute("Does long work in slices, so that no datagram waits for it.")
     blockCache: BlockCache = Attribute("The blocks that all casts share, laid out as they go to the kernel.")
     admission: Admission = Attribute("Applies the limits on transfers and ERROR datagrams, of each client and of all.")
     groupPool: GroupPool = Attribute("The group addresses in use.")

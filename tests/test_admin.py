@@ -29,9 +29,9 @@ from twisted.python.failure import Failure
 from castd.cli import control, main
 from castd.observe import metrics
 from castd.observe.metrics import MAX_TRANSPORTS, CountedEntry, Counters, MetricsPage, MetricsSite
-from castd.observe.slices import Slices
 from castd.service import admin
 from castd.service.admin import ControlFactory
+from castd.slices import Slices
 from tests.support.jobs import eventually, free, running, until
 from tests.support.server import pageOf
 

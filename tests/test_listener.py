@@ -10,6 +10,7 @@ import os
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import pytest
@@ -21,7 +22,8 @@ from castd.dialects import multicast, tftp
 from castd.dialects.tftp import Dialect, Wire
 from castd.errors import Unsupported
 from castd.packets.tftp import Ack
-from castd.server.listener import MOST_ENDED, Listener
+from castd.server.listener import Listener
+from castd.slices import SLICE, Slices
 from castd.testing import BytesContent, Network, RecordingClient, memorySite, pattern
 from tests.support.clients.tftp import F, ackedTo, data, isError, rrq, say, upload, wrq
 from tests.support.stage import TftpStage
@@ -114,11 +116,13 @@ def test_aWireThatFailsInTheEnd(monkeypatch: pytest.MonkeyPatch, method: str) ->
 
 def test_aStopOfMany() -> None:
     """
-    A stop ends some transfers, and the others when the event loop has turned; one that fails to end, or has ended
-    meanwhile, keeps none of the others.
+    A stop ends transfers for one slice, and the others when the event loop has turned; one that fails to end, or has
+    ended meanwhile, keeps none of the others.
     """
+    clock, few = count(), 8
     with TftpStage() as stage:
-        for at in range(3 * MOST_ENDED):
+        stage.site.slices = Slices(stage.network, lambda: next(clock) * 1.01 * SLICE / few)
+        for at in range(3 * few - 1):
             stage.ask(rrq(), stage.client(2000 + at))
         sessions = list(stage.listener.casts())
         sessions[1].end = Faulty(RuntimeError)  # type: ignore[method-assign]
@@ -126,17 +130,17 @@ def test_aStopOfMany() -> None:
         stage.listener.stop().addCallback(ended.append)
         told: list[int] = []
 
-        def count() -> None:
+        def tell() -> None:
             told.append(len(stage.told("received")))
             if not ended:
-                stage.network.callLater(0, count)
+                stage.network.callLater(0, tell)
 
-        count()
+        tell()
         sessions[-1].end(outcomes.ABORTED)
         stage.network.advance(0)
-        assert told == [MOST_ENDED - 1, 2 * MOST_ENDED, 3 * MOST_ENDED - 1]
+        assert told == [few - 2, 2 * few - 1, 3 * few - 2]
         found = Counter(each["outcome"] for each in stage.told("received"))
-        assert found == {outcomes.ABORTED: 1, outcomes.STOPPED: 3 * MOST_ENDED - 2}
+        assert found == {outcomes.ABORTED: 1, outcomes.STOPPED: 3 * few - 3}
         assert len([event for event in stage.events if "log_failure" in event]) == 1
         stage.events.clear()
         del sessions[1].end

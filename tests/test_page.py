@@ -30,10 +30,10 @@ from castd.observe.format import showInstant
 from castd.observe.metrics import CountedEntry, Counters, Gauges, MetricsPage, MetricsSite, scraper
 from castd.observe.page import HEADERS, hostOf, isLoopback, pageResources
 from castd.observe.report import MOST_GROUPS, MOST_MEMBERS, MOST_TRANSFERS, Reporter, Sources, versions
-from castd.observe.slices import SLICE, Slices
 from castd.packets.tftp import buildAck
 from castd.service.admin import ControlFactory
 from castd.service.service import read
+from castd.slices import SLICE, Slices
 from castd.testing import Network, RecordingClient, memorySite
 from tests.support.log import observed
 from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, Case, pageOf, statusOf
@@ -403,10 +403,10 @@ def test_statusInPieces(tmp_path: Path) -> None:
     (tmp_path / "boot").mkdir()
     network, clock = Network(), Looks()
     case = Case(tmp_path, network, START + TFTP)
-    case.server.slices = Slices(clock, clock.look)
+    case.server.site.slices = Slices(clock, clock.look)
     casts = [*(Transfer(f"f{at}") for at in range(1000)), GroupTransfer(1000)]
     case.server.addresses = (Address(casts),)  # type: ignore[assignment]
-    factory = ControlFactory(network, case.server.admin._answers, case.server.slices)
+    factory = ControlFactory(network, case.server.admin._answers, case.server.site.slices)
     link, connection = StringTransport(), factory.buildProtocol(None)
     connection.makeConnection(link)
     connection.dataReceived(b'{"do": "status"}\n')

@@ -133,7 +133,7 @@ def test_cannotTell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Call
         Gauges(counters, lambda: transports, case.server.site, lambda: [("plugin", untold)])
         page = pageOf(counters).decode()
         reported: Any = []
-        Reporter(case.server.site.reactor, sources, case.server.slices).report().addCallback(reported.append)
+        Reporter(case.server.site.reactor, sources, case.server.site.slices).report().addCallback(reported.append)
         case.network.advance(0.1)
     (shown,) = reported
     known = [] if castsFail else [("other", None)]

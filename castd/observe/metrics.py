@@ -34,11 +34,11 @@ from castd.files.threads import RunInThread
 from castd.interfaces import ICastTransport, ILiveTransfer, IPortService, ISite
 from castd.net.connections import ConnectionLimit
 from castd.observe.report import Shared, versions
-from castd.observe.slices import Slices
 from castd.observe.status import KINDS, OTHER, asked, resources, serviceCounts, underWay
 from castd.observe.web import Answer, TextResource
 from castd.outcomes import DONE, MEANING
 from castd.packets.pxe import ARCHITECTURES
+from castd.slices import Slices
 
 #: The most connections to the metrics address at once; beyond, the oldest that asks nothing leaves for the next one.
 MOST_CONNECTIONS = 32

@@ -23,10 +23,11 @@ from twisted.web.template import Element, Flattenable, Tag, XMLString, flatten, 
 
 from castd.cast.blockmap import CellState, cells
 from castd.files.names import printable
+from castd.observe.encoding import encodeJson
 from castd.observe.format import showOctets, showSpan
 from castd.observe.report import FRESH, GroupReport, MemberReport, RatedTransfer, Reporter, ServerReport, Shared
-from castd.observe.slices import Slices
 from castd.observe.web import Answer, TextResource
+from castd.slices import Slices
 
 # Read now: after twistd has changed the root of the file system they cannot be found.
 _STATIC = {each.name: each.read_bytes() for each in (files("castd.observe") / "static").iterdir()}
@@ -55,7 +56,7 @@ MOST_PARTS = 6
 #: The longest time after which a browser without scripts may be told to look again.  Seconds.
 LONGEST_EVERY = 3600
 
-#: Says when to pause; see L{Slices.pauses<castd.observe.slices.Slices.pauses>}.
+#: Says when to pause; see L{Slices.pauses<castd.slices.Slices.pauses>}.
 Pause: TypeAlias = Callable[[], "Deferred[None] | None"]
 #: Refuses a request for its C{Host}: -> status and text of the answer; L{None}: it may be answered.
 Refusal: TypeAlias = Callable[[str], "tuple[int, str] | None"]
@@ -131,7 +132,7 @@ def _everyOf(request: Request) -> int | None:
 
 def _encode(report: ServerReport, slices: Slices) -> Deferred[bytes]:
     """Return a report as JSON."""
-    return slices.encode(report).addCallback(lambda text: text.encode() + b"\n")
+    return encodeJson(report, slices).addCallback(lambda text: text.encode() + b"\n")
 
 
 def _render(report: ServerReport, pause: Pause) -> Deferred[bytes]:

@@ -24,9 +24,9 @@ from castd.files.names import printable
 from castd.interfaces import ICastTransport, ILiveTransfer, IMappedTransfer, LiveReceiver
 from castd.observe.format import showInstant
 from castd.observe.history import Found
-from castd.observe.slices import Slices
 from castd.observe.status import TransferStatus, asked, transferStatus, underWay
 from castd.request import hostPort
+from castd.slices import Slices
 
 _log = Logger(namespace="castd")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain, islice
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -42,9 +41,6 @@ _log = Logger(namespace="castd")
 #: How long the next answer of a client is waited for whose request has come once more: longer than a busy machine
 #: mostly stalls, too short for a client that has restarted to notice.  Seconds.
 COPY_WAIT = 0.1
-#: The most transfers that a stop ends at once, before the reactor reads ports and handles signals.  Each takes a third
-#: of a millisecond.
-MOST_ENDED = 8
 
 T = TypeVar("T")
 
@@ -126,23 +122,19 @@ class Listener(DatagramProtocol):
 
     def stop(self) -> Deferred[None]:
         """As L{ICastTransport.stop}."""
-        stopped: Deferred[None] = Deferred()
-        self._endSome(iter(list(self._sessions.underWay)), stopped)
-        return stopped
+        return Deferred.fromCoroutine(self._endAll(list(self._sessions.underWay)))
 
-    def _endSome(self, sessions: Iterator[Session], stopped: Deferred[None]) -> None:
-        """End the next L{MOST_ENDED} of these casts and uploads, and the others when the event loop has turned."""
-        for session in islice(sessions, MOST_ENDED):
+    async def _endAll(self, sessions: Sequence[Session]) -> None:
+        """End these casts and uploads, in slices: each takes a third of a millisecond."""
+        pause = self.site.slices.pauses()
+        for session in sessions:
+            if (waiting := pause()) is not None:
+                await waiting
             if session in self._sessions.underWay:  # its peer may have ended it
                 try:
                     session.end(outcomes.STOPPED)
                 except BaseException:
                     logFault("a transfer could not be ended")
-        following = next(sessions, None)
-        if following is None:
-            stopped.callback(None)
-        else:
-            self.site.reactor.callLater(0, self._endSome, chain((following,), sessions), stopped)
 
     def _checkDrained(self) -> None:
         if self._drained is None or self._sessions.underWay or self._drained.called:

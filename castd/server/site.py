@@ -47,6 +47,7 @@ from castd.server.blockcache import BlockCache
 from castd.server.deaf import DeafMachines
 from castd.server.known import DividedLimit
 from castd.server.machines import Machines
+from castd.slices import Slices
 
 if TYPE_CHECKING:
     from castd.server.recorder import Recorder
@@ -94,6 +95,7 @@ class Site:
         self.limits = limits
         self.pacer = None if limits.rate is None else Pacer(limits.rate)
         self.timers = Timers(reactor, ports.readArrived)
+        self.slices = Slices(reactor)
         self.admission = Admission(limits)
         self.blockCache = BlockCache(limits.memory, self.admission)
         self.groupPool = GroupPool()

@@ -37,9 +37,10 @@ from castd.errors import ConfigError, Unavailable, reasonOf
 from castd.files.private import clearSocket
 from castd.files.threads import RunInThread
 from castd.net.connections import ConnectionLimit
+from castd.observe.encoding import encodeJson
 from castd.observe.report import Reporter, Sources
-from castd.observe.slices import Slices
 from castd.options import endpoint
+from castd.slices import Slices
 
 if TYPE_CHECKING:
     from castd.observe.metrics import CountedEntry, Counters
@@ -81,7 +82,7 @@ class AdminPorts:
         self._counters: Counters | None = None
         # The one of all metrics ports, also over reloads: it measures rates from one look to the next.
         sources = Sources(server.facts, lambda: server.addresses, server.lastFailures)
-        self._reporter = Reporter(server.site.reactor, sources, server.slices)
+        self._reporter = Reporter(server.site.reactor, sources, server.site.slices)
 
     def open(self) -> None:
         """
@@ -199,7 +200,7 @@ class AdminPorts:
         keys = {"metrics": ("metrics", "listen"), "control": ("control", "path")}
         factories: dict[str, Callable[[], IProtocolFactory]] = {
             "metrics": self._metricsSite,
-            "control": lambda: ControlFactory(self._server.site.reactor, self._answers, self._server.slices),
+            "control": lambda: ControlFactory(self._server.site.reactor, self._answers, self._server.site.slices),
         }
         return {
             name: AdminPort(address, config.tree.where(keys[name]), where, factories[name](), name == "control")
@@ -221,7 +222,7 @@ class AdminPorts:
             )
             self._server.batch.add(self._counters)
         page = pageResources(self._server.site.reactor, self._reporter, self._pageRefusal)
-        scrape = scraper(self._server.site.reactor, self._counters, self._server.slices, self.thread)
+        scrape = scraper(self._server.site.reactor, self._counters, self._server.site.slices, self.thread)
         return MetricsSite(MetricsPage(scrape, self._readiness, page))
 
     def _counted(self) -> list[CountedEntry]:
@@ -358,7 +359,7 @@ class ControlConnection(LineOnlyReceiver):
         except (ValueError, KeyError, TypeError, RecursionError):
             self._reply(json.dumps({"error": f'ask for one of {", ".join(self._answers)}, as {{"do": "status"}}'}))
             return
-        maybeDeferred(answer, question).addCallback(self._slices.encode).addErrback(self._failed).addCallback(
+        maybeDeferred(answer, question).addCallback(encodeJson, self._slices).addErrback(self._failed).addCallback(
             self._reply
         )
 

@@ -30,7 +30,6 @@ from castd.observe.format import showInstant
 from castd.observe.history import Found, Query, globEscape
 from castd.observe.report import MOST_FAILURES, FailureReport, ServerFacts, failureReports, versions
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
-from castd.observe.slices import Slices
 from castd.observe.status import addressStatuses, countDescriptors, deafStatus, resources, serviceCounts
 from castd.request import hostPort
 from castd.server.random import BufferedSystemRandom
@@ -89,7 +88,6 @@ class Server(MultiService):
     @ivar batch: passes all events on to C{logs} and to the counters of the metrics.
     @ivar logs: the observer that writes the log and the file of events.
     @ivar histories: the observer that keeps what happened to each machine.
-    @ivar slices: does long work of an answer in slices.
     @ivar recorders: the observer that writes the last packets of each transfer that failed.
     @ivar user: the user that the process becomes once the ports are bound; L{None}: the user does not change.
     @ivar draining: no new requests are taken: the server is being stopped, or another process has taken over.
@@ -112,7 +110,6 @@ class Server(MultiService):
         self.batch = EventBatch()
         self.logs = Logs()
         self.histories = Histories(site.reactor)
-        self.slices = Slices(site.reactor)
         self.recorders = Recorders(site)
         self.user: UnprivilegedUser | None = None
         self.draining = self.stopping = False
@@ -424,7 +421,7 @@ class Server(MultiService):
 
         def answer(found: list[FailureReport] | None) -> Deferred[dict[str, object]]:
             status, steps = self.beginStatus()
-            return self.slices.run(steps).addCallback(lambda _: {**status, "failures": found})
+            return self.site.slices.run(steps).addCallback(lambda _: {**status, "failures": found})
 
         return self.lookAtDisks().addCallback(lambda _: failures).addCallback(answer)
 
