@@ -336,6 +336,21 @@ def test_size(tmp_path: Path) -> None:
     assert len(names) > 400
 
 
+@pytest.mark.parametrize("inMemory", [True, False])
+def test_sizeOfABurst(tmp_path: Path, inMemory: bool) -> None:
+    """As many events at once as can wait do not make the history larger than its bound, in memory or in a file."""
+    kept = Kept(None if inMemory else tmp_path / "history.sqlite", age=1e6, size=256 << 10)
+    for number in range(history.MOST_WAITING):
+        kept.history(refused(1.0 + number, name=f"file{number}"))
+    kept.clock.advance(history.DELAY)
+    database = kept.store._database
+    (pages,), (octets,) = (database.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
+    assert pages * octets < 300 << 10
+    names = [each["name"] for each in kept.found(limit=LARGE)]
+    assert names == [f"file{number}" for number in range(history.MOST_WAITING - len(names), history.MOST_WAITING)]
+    assert len(names) > 400
+
+
 @pytest.mark.slow
 def test_floods(tmp_path: Path) -> None:
     """Strangers who are refused without end take their half of the file, not that of a machine that was served."""

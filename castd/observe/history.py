@@ -44,8 +44,10 @@ DELAY = 0.5
 MOST_WAITING = 4096
 #: Seconds between looks for what is too old.
 PRUNE_INTERVAL = 60.0
-#: The part of the room that is made when the file is full.
+#: The part of the entries that is removed at a time when the file is full.
 FREED = 0.1
+#: How many entries are written before it is looked whether the file is full.
+WRITTEN = 64
 
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS events (
@@ -260,13 +262,16 @@ class Store:
         @param now: seconds since 1970.
         @raise sqlite3.Error: the disk is full, or the file is damaged; none of these entries is kept.
         """
+        insert = f"INSERT INTO events VALUES (NULL{', ?' * len(KeptEvent._fields)})"
         with self._database:
-            self._database.executemany(f"INSERT INTO events VALUES (NULL{', ?' * len(KeptEvent._fields)})", entries)
             if not self._pruned <= now < self._pruned + PRUNE_INTERVAL:
                 self._pruned = now
                 self._database.execute("DELETE FROM events WHERE time < ?", (now - self._age,))
-            if self._octets() > self._size:
-                self._makeRoom()
+            # The file never shrinks: what all the entries of a burst would take at once is never let go again.
+            for first in range(0, len(entries), WRITTEN):
+                self._database.executemany(insert, entries[first : first + WRITTEN])
+                while self._octets() > self._size and self._makeRoom():
+                    pass
 
     def _octets(self) -> int:
         """Return the octets that entries take; what has been removed is used again and does not count."""
@@ -277,12 +282,17 @@ class Store:
         ((value,),) = self._database.execute(f"PRAGMA {name}")
         return int(value)
 
-    def _makeRoom(self) -> None:
-        """Remove the oldest entries of the kind that has more than half: of machines that were served, or of others."""
+    def _makeRoom(self) -> bool:
+        """
+        Remove the oldest entries of the kind that has more than half: of machines that were served, or of others.
+
+        @return: whether there were any.
+        """
         ((total, served),) = self._database.execute("SELECT count(*), coalesce(sum(served), 0) FROM events")
         oldest = "SELECT id FROM events WHERE served = ? ORDER BY time LIMIT ?"
         few = max(1, int(total * FREED))
-        self._database.execute(f"DELETE FROM events WHERE id IN ({oldest})", (served > total - served, few))
+        removed = self._database.execute(f"DELETE FROM events WHERE id IN ({oldest})", (served > total - served, few))
+        return removed.rowcount > 0
 
     def find(self, query: Query) -> list[Found]:
         """
