@@ -211,13 +211,60 @@ def test_checkWays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ["127.0.0.1:80", "metrics"],
         ["/run/castd-none/control", "control"],
     ]
-    file.write_text(good + "metrics: {listen: 'tcp:what'}\n")
-    result = castd("check", file)
-    assert (result.exit_code, result.stderr.partition("invalid")[0]) == (1, f"{file}:5: metrics.listen: tcp:what: ")
     file.write_text(good + f"control: {{path: {'x' * 108}}}\n")
     result = castd("check", file)
     assert result.exit_code == 1
     assert result.stderr == f"{file}:5: control.path: {folder}/{'x' * 108}: longer than 107 octets\n"
+
+
+_NEITHER = "neither a numeric address (IPv6 in brackets) and a port nor an endpoint of Twisted"
+
+
+@pytest.mark.parametrize(
+    ("listen", "why"),
+    [
+        ("127.0.0.1:99999", "99999 is no port, which is from 1 to 65535"),
+        ("tcp:99999", "99999 is no port, which is from 1 to 65535"),
+        ("tcp:port=-3:interface=127.0.0.1", "-3 is no port, which is from 1 to 65535"),
+        ("localhost:9147", _NEITHER),
+        ("fd00::1:9147", _NEITHER),
+        ("9147", _NEITHER),
+        ("systemd:domain=INET:index=0", _NEITHER),
+        ("tcp", "no endpoint of Twisted: missing 1 required positional argument: 'port'"),
+        ("tcp:what", "no endpoint of Twisted: invalid literal for int() with base 10: 'what'"),
+        ("tcp:9147:host=0", "no endpoint of Twisted: got an unexpected keyword argument 'host'"),
+        ("unix:/" + "x" * 107, "longer than 107 octets"),
+    ],
+)
+def test_checkMetrics(folder: Path, listen: str, why: str) -> None:
+    """What is no endpoint for the metrics is told with its place, with the reason and what to write."""
+    file = folder / "x.yaml"
+    file.write_text(f"{GOOD}transports: {{tftp: {{port: 6969}}}}\nmetrics: {{listen: '{listen}'}}\n")
+    result = castd("check", file)
+    cure = "write an address and a port, such as 127.0.0.1:9147"
+    assert (result.exit_code, result.stderr) == (1, f"{file}:5: metrics.listen: {listen}: {why}: {cure}\n")
+
+
+@pytest.mark.parametrize(
+    ("listen", "missing"),
+    [
+        ("tcp:9147:interface=192.0.2.7", "no interface of this machine has the address 192.0.2.7"),
+        ("tcp6:9147:interface=2001\\:db8\\:\\:7", "no interface of this machine has the address 2001:db8::7"),
+        ("haproxy:tcp:9147:interface=192.0.2.7", "no interface of this machine has the address 192.0.2.7"),
+        ("unix:none/metrics", "none: no such folder"),
+        ("unix:boot", "boot: is a folder"),
+        ("unix:good.yaml", "good.yaml: is there, and no socket: remove it"),
+        ("unix:metrics:mode=600", None),
+        ("tcp:0:interface=localhost", None),
+    ],
+)
+def test_checkMetricsHere(folder: Path, monkeypatch: pytest.MonkeyPatch, listen: str, missing: str | None) -> None:
+    """What an endpoint of Twisted's needs of this machine is looked for as for an address and a port."""
+    monkeypatch.chdir(folder)
+    file = folder / "x.yaml"
+    file.write_text(f"{GOOD}transports: {{tftp: {{port: 6969}}}}\nmetrics: {{listen: '{listen}'}}\n")
+    result = castd("check", file)
+    assert result.stderr == ("" if missing is None else f"{file}:5: metrics.listen: {missing}\n")
 
 
 def test_serveOptions(folder: Path) -> None:

@@ -67,7 +67,7 @@ def complaints(folder: Path, network: Network, text: str) -> list[str]:
     [
         (f"castd: 1\ncontent: [{{directory: {{path: none}}}}]\n{ANY}{TFTP}", "No such file", False),
         (f"{START}{ANY}{TFTP}uploads: [{{directory: {{path: none}}}}]\n", "No such file", False),
-        (f"{START}{ANY}{TFTP}metrics: {{listen: rubbish}}\n", "Unknown endpoint type", True),
+        (f"{START}{ANY}{TFTP}metrics: {{listen: rubbish}}\n", "nor an endpoint of Twisted", True),
         (f"{START}{ANY}{TFTP}control: {{path: /{'x' * 108}}}\n", "longer than", True),
         (f"{START}{ANY}{TFTP}{PROXY.format(at='10.0.0.8', by='tftp')}", "no interface of this machine", False),
         (f"{START}{ANY}{TFTP}{PROXY.format(at=SERVER, by='none')}", "no transport is called none", True),

@@ -20,7 +20,8 @@ from castd.config.yaml import Route
 from castd.errors import NotFound
 from castd.files.directory import patience
 from castd.observe import journal
-from castd.options import endpoint
+from castd.options import HostPort
+from castd.service.endpoints import boundTo
 from castd.service.service import Server
 from castd.templates.source import Options as TemplateOptions
 
@@ -28,6 +29,8 @@ from castd.templates.source import Options as TemplateOptions
 _UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 #: What exists while the system runs only: systemd makes folders there when it starts castd.
 _RUNTIME = Path("/run")
+#: The routes of the files that are local sockets.
+_SOCKETS: tuple[Route, ...] = (("control", "path"), ("metrics", "listen"))
 
 
 def summary(server: Server) -> Table:
@@ -116,6 +119,7 @@ def _files(config: Config) -> Iterator[tuple[Route, Path]]:
     directory = config.recorder.directory
     for route, path in (
         (("control", "path"), config.control.path),
+        (("metrics", "listen"), at if isinstance(at := _metricsAt(config), Path) else None),
         (("history", "path"), config.history.path),
         (("logging", "file"), config.logging.file),
         (("logging", "json"), config.logging.json_),
@@ -143,7 +147,7 @@ def _inTheWay(file: Path, route: Route) -> str | None:
         mode = None
     if mode is not None and stat.S_ISDIR(mode):
         return f"{file}: is a folder"
-    if route == ("control", "path"):
+    if route in _SOCKETS:
         if mode is not None and not stat.S_ISSOCK(mode):
             return f"{file}: is there, and no socket: remove it"
     elif mode is not None and not os.access(file, os.W_OK, effective_ids=True):
@@ -169,12 +173,16 @@ def _ports(config: Config) -> Iterator[tuple[Route, str, int, socket.SocketKind]
     """Return each port that would be bound: its route in the service file, its address, number and kind."""
     for entry, options in listening(config):
         yield entry.route, options.interface, options.port, socket.SOCK_DGRAM
-    if config.metrics.listen is not None:
-        try:
-            host, port = endpoint(config.metrics.listen)
-        except ValueError:
-            return
-        yield ("metrics", "listen"), host, port, socket.SOCK_STREAM
+    if isinstance(at := _metricsAt(config), HostPort):
+        yield ("metrics", "listen"), at.host, at.port, socket.SOCK_STREAM
+
+
+def _metricsAt(config: Config) -> HostPort | Path | None:
+    """Return what the metrics are served at; L{None}: nothing, or that is not known."""
+    try:
+        return None if config.metrics.listen is None else boundTo(config.metrics.listen)
+    except (ValueError, ImportError):
+        return None  # that is told by what makes the server
 
 
 def permitted(port: int) -> bool:
@@ -190,16 +198,15 @@ def _bind(host: str, port: int, kind: socket.SocketKind) -> int:
     @return: the C{errno} of the failure; 0: it could be bound.
     """
     try:
-        (family, _, _, _, address), *_ = socket.getaddrinfo(
-            host or "0.0.0.0", port, type=kind, flags=socket.AI_NUMERICHOST | socket.AI_PASSIVE
-        )
+        (family, _, _, _, address), *_ = socket.getaddrinfo(host or "0.0.0.0", port, type=kind, flags=socket.AI_PASSIVE)
         with socket.socket(family, kind) as probe:
             if kind == socket.SOCK_STREAM:
                 # As the server does: connections that have just ended do not count.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except socket.gaierror:
-        # The zone of a link-local address is the name of an interface that is not there.
+        # The zone of a link-local address is the name of an interface that is not there; or nobody knows the name of a
+        # host, as the metrics may have it in an endpoint of Twisted.
         return errno.EADDRNOTAVAIL
     except OSError as error:
         return error.errno or errno.EIO

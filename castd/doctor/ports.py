@@ -14,12 +14,13 @@ from castd.doctor.boot import OFFER_SECONDS, askedFor, dhcpServers, ownAnswers, 
 from castd.doctor.findings import Finding, Subject
 from castd.doctor.kernel import BoundSocket, Holder, boundSockets, collides, holders, mayBindLow, serves
 from castd.doctor.machine import BOOT_SERVER, IMachine
-from castd.options import endpoint
+from castd.options import HostPort
 from castd.packets import dhcp
 from castd.packets.dhcp import DhcpPacket
 from castd.proxydhcp.options import Options as ProxyDhcpOptions
 from castd.proxydhcp.rivals import rival
 from castd.request import hostPort
+from castd.service.endpoints import boundTo
 
 _UNPRIVILEGED: Final = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 #: DHCP's option 66: the name or address of the TFTP server.
@@ -53,9 +54,11 @@ def wantedPorts(subject: Subject) -> Iterator[WantedPort]:
         yield WantedPort("udp", host, port, ", ".join(by))
     if (listen := subject.config.metrics.listen) is not None:
         try:
-            yield WantedPort("tcp", *endpoint(listen), "metrics")
-        except ValueError:
+            at = boundTo(listen)
+        except (ValueError, ImportError):
             return
+        if isinstance(at, HostPort):
+            yield WantedPort("tcp", *at, "metrics")
 
 
 def _byAddress(subject: Subject) -> dict[tuple[str, int], list[str]]:

@@ -39,7 +39,7 @@ from castd.files.threads import RunInThread
 from castd.net.connections import ConnectionLimit
 from castd.observe.encoding import encodeJson
 from castd.observe.report import Reporter, Sources
-from castd.options import endpoint
+from castd.service.endpoints import LONGEST_PATH, metricsEndpoint
 from castd.slices import Slices
 
 if TYPE_CHECKING:
@@ -57,8 +57,6 @@ Answer: TypeAlias = Callable[[Question], object]
 MOST_CONNECTIONS = 16
 #: Seconds that a connection to the control socket may last.
 CONNECTION_TIMEOUT = 30.0
-#: The most octets in the path of a local socket (sun_path, unix(7)).
-LONGEST_PATH = 107
 
 
 class AdminPorts:
@@ -179,11 +177,11 @@ class AdminPorts:
                 # Imported now: after twistd has changed the root of the file system no module can be found.
                 import castd.observe.metrics
                 import castd.observe.page  # noqa: F401
-
-                found["metrics"] = listen, metricsEndpoint(reactor, listen)
             except ImportError as error:
                 raise ConfigError(f"{source}: it needs what pip install 'castd[metrics]' installs: {error}") from None
-            except ValueError as error:
+            try:
+                found["metrics"] = listen, metricsEndpoint(reactor, listen)
+            except (ValueError, ImportError) as error:
                 cure = "write an address and a port, such as 127.0.0.1:9147"
                 raise ConfigError(f"{source}: {listen}: {error}: {cure}") from None
         directory = self.runtimeDirectory
@@ -390,24 +388,6 @@ class ControlFactory(Factory):
         made = ControlConnection(self._reactor, self._answers, self._slices, self._limit)
         made.factory = self
         return made
-
-
-def metricsEndpoint(reactor: object, text: str) -> IStreamServerEndpoint:
-    """
-    Return the endpoint that C{127.0.0.1:9147} or C{tcp:9147:interface=127.0.0.1} means.
-
-    @raise ValueError: the text is neither.
-    """
-    # Imported here: on import, twisted.internet.endpoints reads the variables of passed sockets from the environment,
-    # and castd.net.activation has to read them first.
-    from twisted.internet.endpoints import TCP4ServerEndpoint, TCP6ServerEndpoint, serverFromString
-
-    try:
-        host, port = endpoint(text)
-    except ValueError:
-        described: IStreamServerEndpoint = serverFromString(reactor, text)
-        return described
-    return (TCP6ServerEndpoint if ":" in host else TCP4ServerEndpoint)(reactor, port, interface=host)
 
 
 def controlEndpoint(reactor: object, path: str) -> IStreamServerEndpoint:
