@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from ipaddress import IPv4Interface
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,23 @@ def test_corpus(path: Path, tmp_path: Path) -> None:
         case = yaml.safe_load(path.read_text())
     assert text == case["becomes"]
     assert notes == case["notes"]
+
+
+@pytest.mark.parametrize(
+    ("server", "option", "rules"),
+    [("tftpd-hpa", "-m", "r ^a b\nr ^c d\nr (.)\\1 e\nr ^f g\n"), ("atftpd", "--pcre", "^a b\n^c d\n^f g\n")],
+)
+def test_rulesWithoutTheirLibrary(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: str, option: str, rules: str
+) -> None:
+    """Where RE2 is not installed that is told once, not of each rule; what no rule of castd can do is told as ever."""
+    monkeypatch.setitem(sys.modules, "re2", None)
+    command = f"{server} {option} /etc/map /srv/tftp"
+    _, notes = imported({"server": server, "command": command, "files": {"/etc/map": rules}}, tmp_path)
+    lost = [note.partition(" not carried over: ")[::2] for note in notes if note.startswith("/etc/map")]
+    missing = "this rule and all others that change names, as their library google-re2 is not installed"
+    assert lost[0] == ("/etc/map:1:", f"{missing}; pip install 'castd[rewrite]', and import once more")
+    assert [where for where, _ in lost[1:]] == (["/etc/map:3:"] if "\\1" in rules else [])
 
 
 def adapted(text: str, root: Path) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 else:
     Match = object
 
-__all__ = ["LinearRegex", "Match", "linearRegex"]
+__all__ = ["LinearRegex", "Match", "isInstalled", "linearRegex"]
 
 #: Octets of the largest compiled expression, with what is kept of its states: ten thousand steps, each of which may be
 #: looked at for each octet of a name.
@@ -54,6 +54,15 @@ def _isUtf8(text: bytes) -> bool:
     try:
         text.decode()
     except UnicodeDecodeError:
+        return False
+    return True
+
+
+def isInstalled() -> bool:
+    """Return whether RE2 is installed."""
+    try:
+        import re2  # noqa: F401
+    except ImportError:
         return False
     return True
 

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, summarize_address_range
 
 from castd.dialects.mtftp import readFiles
-from castd.files.names import Rewrite
 from castd.migrate import common, patterns
 from castd.migrate.draft import ANY, Draft, OldMachine, Options, Place, Value
 from castd.migrate.words import CommandWord, GivenOption, OptionReader, assignments, ofCommand, split, started
@@ -139,8 +138,8 @@ class _AtftpdReader:
                     "from": patterns.withoutLeadingSlash(fields[0]),
                     "to": patterns.pcreReplacement(fields[1]),
                 }
-                Rewrite.compile(str(rule["from"]), str(rule["to"]))
-                found.append((rule, place))
+                if patterns.isRule(rule, place, self._draft):
+                    found.append((rule, place))
             except ValueError as error:
                 self._draft.lose(place, str(error), "write an expression that RE2 knows, without looking around")
         return found

@@ -146,6 +146,11 @@ class Draft:
         """Note that something is not carried over."""
         self.notes.append(ImportNote(place, True, what, advice))
 
+    def loseOnce(self, place: Place, what: str, advice: str) -> None:
+        """Note that something is not carried over, unless that was noted before, of another place perhaps."""
+        if not any((note.what, note.advice) == (what, advice) for note in self.notes):
+            self.lose(place, what, advice)
+
     def tell(self, place: Place, what: str, advice: str) -> None:
         """Note something that nobody misses, but should know."""
         self.notes.append(ImportNote(place, False, what, advice))

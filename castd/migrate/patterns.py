@@ -10,7 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from castd.files import regex
 from castd.files.mapping import escape
+from castd.files.names import Rewrite
+from castd.migrate.draft import Draft, Options, Place
 
 #: A pattern that can match a leading slash, or asks that there is none.
 _LEADING_SLASH = re.compile(r"[(^]*(?:/|\\/|\[\^[^\]]*/|\[/)")
@@ -23,6 +26,24 @@ _REFERENCE = re.compile(r"\\(.)", re.DOTALL)
 #: A reference in a replacement of PCRE2.
 _DOLLAR = re.compile(r"\$(?:(\$)|(\d+)|\{(\w+)\}|([A-Za-z_]\w*))")
 _LITERAL = re.compile(r"(?:[^][\\^$.|?*+(){}]|\\[^\w])+")
+
+
+def isRule(options: Options, place: Place, draft: Draft) -> bool:
+    """
+    Return whether a rule can be carried over; where RE2 is not installed no rule can, which is noted once.
+
+    @param options: those of one rule of C{rewrite}.
+    @raise ValueError: RE2 cannot have its expression, or the replacement is wrong.
+    """
+    if regex.isInstalled():
+        Rewrite.compile(str(options["from"]), str(options["to"]))
+        return True
+    draft.loseOnce(
+        place,
+        "this rule and all others that change names, as their library google-re2 is not installed",
+        "pip install 'castd[rewrite]', and import once more",
+    )
+    return False
 
 
 def tellsSlash(pattern: str) -> bool:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from castd.files.names import Rewrite
 from castd.migrate import common, patterns
 from castd.migrate.draft import ANY, Draft, OldMachine, Options, Place, Value
 from castd.migrate.words import CommandWord, GivenOption, OptionReader, assignments, ofCommand, split, started
@@ -365,7 +364,8 @@ class _MapReader:
                 options["every"] = True
             if "e" in flags:
                 options["end"] = True
-            Rewrite.compile(str(options["from"]), str(options["to"]))
+            if not patterns.isRule(options, place, self._draft):
+                return
         except ValueError as error:
             self._lose(place, str(error))
             return
