@@ -347,3 +347,16 @@ def test_oneMachineWithEightPorts(pause: float) -> None:
         group.run()
         assert [machine.failed for machine in group.machines] == [""] * 14
         assert max(machine.ended for machine in group.machines) < 11.5
+
+
+@pytest.mark.parametrize(("latency", "size"), [(0.075, 300_000), (0.018, 1_400_000)])
+def test_answersTakeLong(latency: float, size: int) -> None:
+    """
+    Every machine answers so late that it spends what a machine may cost, in whole round trips or not: then it comes
+    last, and is given no turn that is over before it can answer.
+    """
+    group = Group([ATFTP] * 16, pattern(size), latency=latency)
+    with group.stage:
+        group.run()
+        assert [machine.failed for machine in group.machines] == [""] * 16
+        assert {event["outcome"] for event in group.stage.told("received")} == {"done"}

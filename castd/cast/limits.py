@@ -4,7 +4,7 @@ Limit what groups need to limit: the delay before the first block, and the lengt
 
 from __future__ import annotations
 
-from castd.cast.policy import RetransmitPolicy
+from castd.cast.policy import MIN_RTO, RetransmitPolicy
 
 #: Blocks that may be sent in a turn, however short the file is: a few repetitions of a short file do no harm.
 MIN_TURN_BUDGET = 64
@@ -121,10 +121,16 @@ class AddressCosts:
         self._blocks[host] = self._blocks.get(host, 0) + blocks
 
     def left(self, host: str) -> float:
-        """Return the seconds that the masters at an address may still let others wait; 0: none."""
+        """
+        Return the seconds that the masters at an address may still let others wait; 0: none.
+
+        What is left is nothing if it is no longer than the waiting that is not charged: it would never be spent, and a
+        turn of that length is lost before an answer can come.
+        """
         if self._mostBlocks is not None and self._blocks.get(host, 0) > self._mostBlocks:
             return 0.0
-        return max(0.0, self._budget - self.seconds.get(host, 0.0))
+        left = self._budget - self.seconds.get(host, 0.0)
+        return left if left > MIN_RTO else 0.0
 
     def leftOfTurn(self, host: str) -> float:
         """Return the seconds that the master, which is at this address, may still let others wait in its turn."""
