@@ -100,12 +100,12 @@ class RetransmitPolicy:
         it is given up.  Seconds.
     @ivar unheardTimeout: the same, if that is sooner, for one that has sent nothing but its request: whoever forges an
         address must not choose how long it is remembered; L{None}: no sooner.  Seconds.
-    @ivar measuredProgressTimeout: the same for a master whose round-trip time was measured, while others wait.
-        Seconds.
+    @ivar measuredProgressTimeout: the same for a master whose round-trip time was measured, while others wait; if it
+        has lost a turn, only while one of them is not suspect.  Seconds.
     @ivar minRepeats: so many repetitions must have been sent as well before C{measuredProgressTimeout} counts; in an
         upload or a download, before C{progressTimeout} does.
-    @ivar loneProgressTimeout: replaces C{progressTimeout} while a master that has lost no turn is the only member.
-        Seconds.
+    @ivar loneProgressTimeout: replaces C{progressTimeout} while a master is the only member, if it has lost no turn or
+        has answered before.  Seconds.
     @ivar maxRepeatsUnheard: repetitions to a peer that has sent nothing but its request, as its address may be forged;
         after them nothing is sent to it until its turn is lost, and in any later turn only the announcement.
     @ivar shortTurn: limits the first turn that a member gets after the last block was sent, and the turn in which a
@@ -194,5 +194,5 @@ class RetransmitPolicy:
         return min(self.progressTimeout, self.unheardTimeout)
 
     def lonePatience(self, heard: bool) -> float:
-        """As L{patience}, for a receiver that is alone and has lost no turn."""
+        """As L{patience}, for a receiver that is alone, and has lost no turn or has answered before."""
         return self.patience(heard) if self.loneProgressTimeout is None else self.loneProgressTimeout

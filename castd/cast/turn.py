@@ -250,13 +250,20 @@ class GenericTurn(ABC, Generic[M]):
         policy = self.policy
         if short := self._shortTurn(member):
             return self.progressAt + short.repeats * short.interval
-        if len(self.members) == 1 and not member.failedTurns:
-            # No other member waits, and it has lost no turn.
+        if len(self.members) == 1 and (member.heard or not member.failedTurns):
+            # No other member waits; one that has lost a turn and never answered has had its time.
             return self.progressAt + policy.lonePatience(member.heard)
-        measured = policy.measuredProgressTimeout
-        if measured is not None and member.rto.smoothedRtt is not None and member.rto.repeats >= policy.minRepeats:
-            return self.progressAt + measured
-        return self.progressAt + policy.progressTimeout
+        measured, rto = policy.measuredProgressTimeout, member.rto
+        if measured is None or rto.smoothedRtt is None or rto.repeats < policy.minRepeats:
+            return self.progressAt + policy.progressTimeout
+        return self.progressAt + (policy.progressTimeout if self._onlySuspectsWait(member) else measured)
+
+    def _onlySuspectsWait(self, member: M) -> bool:
+        """
+        Return whether a member that has lost a turn need not yield sooner than others, as none of those who wait is
+        known to live: a switch that restarts silences all.
+        """
+        return member.failedTurns > 0 and all(each.suspect for each in self.members if each is not member)
 
     def leaving(self, member: M, outcome: str, now: float) -> str:
         """

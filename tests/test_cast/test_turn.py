@@ -522,8 +522,8 @@ def test_aSuspectThatSpeaksIsNoneAnyMore() -> None:
     assert Announce(A, True, True) in out(turn, 6.0)
 
 
-def test_aMeasuredMasterLosesItsTurnSooner() -> None:
-    """While others wait, a master whose answering time is known is given a second, and at least its tries."""
+def measured() -> Turn:
+    """A group whose master A has answered within a millisecond and is silent from now on, while B waits."""
     policy = RetransmitPolicy(
         repeat=AdaptiveTimeout(0.25, growth=1.5, ceiling=1.0),
         progressTimeout=3.0,
@@ -539,8 +539,53 @@ def test_aMeasuredMasterLosesItsTurnSooner() -> None:
         turn.hear(A, want(number), number / 1000)
         out(turn, number / 1000)
     turn.join(B, 0.01)
-    log = until(turn, 0.01, 5.0)
+    return turn
+
+
+def test_aMeasuredMasterLosesItsTurnSooner() -> None:
+    """While others wait, a master whose answering time is known is given a second, and at least its tries."""
+    log = until(measured(), 0.01, 5.0)
     assert next(now for now, action in log if action == Announce(B, True, False)) == pytest.approx(1.009, abs=0.01)
+
+
+def test_aSuspectThatIsAloneIsGivenLonger() -> None:
+    """Nobody waits any more for one that has lost its turn while others did: each turn is as long as for one alone."""
+    turn = measured()
+    until(turn, 0.01, 2.0)
+    turn.hear(B, Leave(outcomes.DONE), 2.0)
+    log = until(turn, 2.0, 60.0)
+    assert [now for now, action in log if isinstance(action, Left)] == [2.0, 22.0]
+    turn = measured()
+    until(turn, 0.01, 2.0)
+    turn.hear(B, Leave(outcomes.DONE), 2.0)
+    until(turn, 2.0, 11.0)
+    turn.hear(A, want(10), 11.0)
+    assert burst(10) in out(turn, 11.0)
+
+
+def test_aForgedSuspectThatIsAlone() -> None:
+    """One that never answered is given no longer when it is alone."""
+    turn = measured()
+    until(turn, 0.01, 2.0)
+    turn.hear(A, Leave(outcomes.ABORTED), 2.0)
+    log = until(turn, 2.0, 60.0)
+    (gone,) = (now for now, action in log if isinstance(action, Left) and action.peer == B)
+    assert gone == pytest.approx(1.009 + 10.0 + 3.0 + 3.0, abs=0.01)
+
+
+def test_onlySuspectsWait() -> None:
+    """
+    Where all have fallen silent, such as behind a switch that restarts, a measured master yields no sooner than others,
+    until one of them speaks.
+    """
+    turn = measured()
+    gone = [now for now, action in until(turn, 0.01, 12.0) if isinstance(action, Left) and action.peer == A]
+    assert gone == [pytest.approx(1.009 + 3.0 + 3.0 + 3.0, abs=0.01)]
+    turn = measured()
+    until(turn, 0.01, 5.0)
+    turn.hear(B, want(3), 5.0)
+    until(turn, 5.0, 5.3)
+    assert turn.peerState(B).turn
 
 
 def test_aMasterAloneIsGivenLonger() -> None:
