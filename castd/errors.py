@@ -167,6 +167,6 @@ class Unanswered(Busy):
 
 
 class ContentChanged(Refused):
-    """The file has become shorter, or could not be read, while it was being sent."""
+    """The file has become shorter, was written anew in its place, or could not be read, while it was being sent."""
 
     text = "File changed while it was being sent"

@@ -519,14 +519,14 @@ class IContent(Interface):
         Read a part of the file.
 
         @return: exactly C{length} octets from C{offset}; fewer only at the end of the file.
-        @raise ContentChanged: the file shrank or cannot be read any more.
+        @raise ContentChanged: the file shrank, was written to, or cannot be read any more.
         """
 
     def readInto(buffers: Sequence[bytearray | memoryview], offset: int) -> None:
         """
         Fill these buffers, one after the other, with the octets of the file from C{offset} on.
 
-        @raise ContentChanged: the file has fewer octets than the buffers, or cannot be read any more.
+        @raise ContentChanged: the file has fewer octets than the buffers, was written to, or cannot be read any more.
         """
 
     def close() -> None:

@@ -395,7 +395,7 @@ RULES: Final = (
         "changed",
         "the file changed while it was being sent",
         _ended(outcomes.CHANGED),
-        "the file was cut or could not be read while it was sent",
+        "the file was cut or written to, or could not be read, while it was sent",
         "put new files in place by renaming, never by writing into the old one",
     ),
     VerdictRule(

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -732,6 +732,53 @@ def test_grown(tree: Path) -> None:
     assert file.read(10, 512) == b""
     with pytest.raises(ContentChanged):
         file.readInto([bytearray(11)], 0)
+    file.close()
+
+
+def _change(path: Path, octets: bytes, mode: str) -> None:
+    """Write to a file, and give it another time, whatever the steps of the kernel's clock."""
+    with open(path, mode) as file:
+        file.write(octets)
+    os.utime(path, ns=(2, 2))
+
+
+@pytest.mark.parametrize("octets", [bytes(HEAD + 10), b"new" + bytes(HEAD + 9)], ids=["as long", "longer"])
+def test_writtenOver(tree: Path, octets: bytes) -> None:
+    """A file that is written anew in its place while it is sent is ContentChanged: half of it was sent already."""
+    (tree / "long").write_bytes(bytes(HEAD) + b"the file x")
+    os.utime(tree / "long", ns=(1, 1))
+    file = directory(tree).lookup("long", PEER)
+    assert file.read(HEAD, 4) == b"the "
+    _change(tree / "long", octets, "wb")
+    with pytest.raises(ContentChanged):
+        file.read(HEAD, 4)
+    with pytest.raises(ContentChanged):
+        file.readInto([bytearray(3), bytearray(7)], HEAD)
+    with pytest.raises(ContentChanged):
+        result(file.fetch([bytearray(10)], HEAD))
+    with suppress(ContentChanged):
+        assert not file.readAtHand([bytearray(10)], HEAD)
+    file.close()
+
+
+def test_appendedTo(tree: Path) -> None:
+    """Of a file that octets are appended to, as to a log, those that it had are sent."""
+    (tree / "long").write_bytes(bytes(HEAD) + b"the file x")
+    os.utime(tree / "long", ns=(1, 1))
+    file = directory(tree).lookup("long", PEER)
+    _change(tree / "long", b" and more", "ab")
+    assert file.read(HEAD, 10) == b"the file x"
+    result(file.fetch([bytearray(10)], HEAD))
+    file.close()
+
+
+def test_timesThatSayNothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system in user space that tells the present time whenever it is asked has its files sent."""
+    monkeypatch.setattr(athand, "_available", False)
+    (tree / "long").write_bytes(bytes(HEAD) + b"the file x")
+    file = result(directory(tree).lookup("long", PEER))
+    os.utime(tree / "long", ns=(1, 1))
+    assert file.read(HEAD, 10) == b"the file x"
     file.close()
 
 

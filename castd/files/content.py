@@ -322,7 +322,7 @@ class _Opened:
     """
     Holds the descriptor of an open regular file.
 
-    @ivar version: as L{IContent.version}.
+    @ivar version: as L{IContent.version}; its fourth value is the time of the last change of the octets.
     @ivar fromMemory: it lies on a file system that does nothing but memory can do when a file is opened or closed.
     @ivar beyond: it lies on another mount than its directory.
     @ivar head: its first octets, up to L{HEAD}.
@@ -333,6 +333,30 @@ class _Opened:
     def __init__(self, fd: int, version: Version) -> None:
         self.fd, self.version = fd, version
         self.fromMemory, self.beyond, self.head = True, False, b""
+
+    @property
+    def dated(self) -> bool:
+        """
+        Whether each change of the octets gives the file another time: a file system in user space may know no times,
+        and tell the present one whenever it is asked.
+        """
+        return self.fromMemory or self.version[3] < time_ns() - CLOCK_STEP
+
+    def isStill(self, flags: int = 0) -> bool:
+        """
+        Return whether the octets that the file had when it was opened are those that it has now.  Octets may have been
+        appended, as to a log; a file that begins in another way was written anew, and is longer than before.
+
+        @param flags: as for L{readHead}.
+        @raise OSError: as L{readHead}.
+        """
+        status = os.fstat(self.fd)
+        if status.st_mtime_ns == self.version[3] or status.st_size < self.version[2]:
+            return True  # what a file lacks that was cut is missed where it is read
+        if status.st_size == self.version[2]:
+            return False
+        head = bytearray(len(self.head))
+        return not head or (os.preadv(self.fd, [head], 0, flags) == len(head) and head == self.head)
 
     def readHead(self, flags: int = 0) -> None:
         """
@@ -354,16 +378,28 @@ class _OpenFile:
     Shares one open file among contents, and closes it when no content reads it any more.
 
     @ivar atHand: what is in memory can be read at once; C{False}: its file system has no such call.
+    @ivar dated: see L{_Opened.dated}.
     @ivar readers: how many contents and threads read it.
     @ivar parts: the path that it is found at again; L{None}: it is not.
     """
 
-    __slots__ = ("atHand", "directory", "opened", "parts", "readers")
+    __slots__ = ("atHand", "dated", "directory", "opened", "parts", "readers")
 
     def __init__(self, opened: _Opened, directory: Directory) -> None:
         self.opened, self.directory, self.readers = opened, directory, 0
-        self.atHand = opened.fromMemory
+        self.atHand, self.dated = opened.fromMemory, opened.dated
         self.parts: names.Parts | None = None
+
+    def checkUnchanged(self, flags: int = 0) -> None:
+        """
+        Check the file after some of it was read: who writes gives it another time first.
+
+        @param flags: as for C{preadv}.
+        @raise ContentChanged: it was written to, so what was read may be of another file than what was sent before.
+        @raise OSError: as reading does.
+        """
+        if self.dated and not self.opened.isStill(flags):
+            raise ContentChanged(why="the file was written to while it was being sent")
 
     def removeReader(self) -> None:
         """Note that a content was closed."""
@@ -378,7 +414,8 @@ class File:
     Reads a file as content.
 
     Its size stays the one that the file had when it was opened: of a file that grows only so much is sent; one that
-    shrinks or cannot be read raises L{ContentChanged}.  Its first L{HEAD} octets never have to be waited for.
+    shrinks, is written anew in its place, or cannot be read raises L{ContentChanged}.  Its first L{HEAD} octets never
+    have to be waited for.
     """
 
     __slots__ = ("_fd", "_file", "name", "size", "version")
@@ -408,6 +445,7 @@ class File:
             found = os.preadv(self._fd, buffers, offset)
             if found != wanted:
                 self._fill(buffers, offset, found)
+            self._file.checkUnchanged()
         except OSError as error:
             raise ContentChanged(why=error.strerror or "input/output error") from error
 
@@ -418,7 +456,10 @@ class File:
             return False
         try:
             # Less may be found: only a part is in memory, or the file has shrunk.
-            return os.preadv(self._fd, buffers, offset, os.RWF_NOWAIT) == wanted
+            if os.preadv(self._fd, buffers, offset, os.RWF_NOWAIT) != wanted:
+                return False
+            self._file.checkUnchanged(os.RWF_NOWAIT)
+            return True
         except BlockingIOError:
             return False
         except OSError as error:

@@ -128,6 +128,34 @@ def test_TC63_aTruncatedFile(root: Path) -> None:
         assert stage.ask(rrq("boot/x"), stage.client(2001))[1] == Data(1, b"x")
 
 
+@pytest.mark.parametrize("size", [2_000_000, 2_100_000])
+def test_writtenOver(root: Path, size: int) -> None:
+    """A file that is written anew in its place during a transfer: ERROR 0, and no block of the new one."""
+    old, new = pattern(2_000_000), bytes(255 - octet for octet in pattern(size))
+    (root / "f").write_bytes(old)
+    os.utime(root / "f", ns=(1, 1))
+    with TftpStage(**directory(root)) as stage:
+        client, _, tid = stage.ask(rrq(blksize=1468, windowsize=64))
+        say(client, 0, tid)
+        stage.network.advance(0.01)
+        client.take()
+        (root / "f").write_bytes(new)
+        os.utime(root / "f", ns=(2, 2))
+        for window in range(1, 40):
+            say(client, 64 * window, tid)
+            stage.network.advance(0.001)
+            came = [letter.datagram for letter in client.take()]
+            if came[-1:] and came[-1][:4] == b"\0\5\0\0":
+                break
+            for datagram in came:
+                start = (int.from_bytes(datagram[2:4]) - 1) * 1468
+                assert datagram[4:] == old[start : start + 1468]
+        else:
+            raise AssertionError("nobody has noticed that it was written to")
+        stage.network.advance(0.01)
+        assert stage.told("received")[-1]["outcome"] == "changed"
+
+
 def test_truncatedBeforeItsFirstBlock(root: Path) -> None:
     """A file that is truncated while the client thinks about the OACK: ERROR 0, no block of it."""
     (root / "f").write_bytes(pattern(2000))
