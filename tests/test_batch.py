@@ -483,6 +483,24 @@ def test_besideAnother(case: Case) -> None:
     assert fetched(case) == 0
 
 
+@pytest.mark.parametrize("end", ["handOver", "stop"])
+def test_renamedLater(case: Case, end: str) -> None:
+    """A process that only ends its transfers is sent no reload: it goes on in the new file by itself."""
+    client = Client(case.network)
+    stopping = case.server.stopServing() if end == "handOver" else case.server.stopService()
+    (case.folder / "events").rename(case.folder / "events.1")
+    client.finish()
+    case.network.advance(1)
+    assert ("received" in written(case, "events.1"), "received" in written(case)) == (False, True)
+    if end == "handOver":
+        case.server.resumeServing()
+        (case.folder / "events").rename(case.folder / "events.2")
+        Client(case.network).finish()
+        case.network.advance(1)
+        assert not (case.folder / "events").exists()
+    result(stopping)
+
+
 def test_toTheJournal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A log that dates events by their arrival gets each at once; one of lines, or none, may wait."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:

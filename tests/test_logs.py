@@ -102,6 +102,34 @@ def test_twoProcesses(tmp_path: Path) -> None:
     assert found["log"][-1] == "0149"
 
 
+def test_followsName(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that follows its name goes on in the one that has it; where that cannot be opened, in the one it has."""
+    path = tmp_path / "log"
+
+    def refuse(self: LineFile) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    file = LineFile(str(path))
+    file.write("1\n")
+    path.rename(tmp_path / "log.1")
+    file.write("2\n")
+    assert not path.exists()
+    file.followsName = True
+    file.write("3\n")
+    assert ((tmp_path / "log.1").read_text(), path.read_text()) == ("1\n2\n", "3\n")
+    path.rename(tmp_path / "log.2")
+    path.write_text("of another process\n")
+    assert file.writeMany(["4\n", "5\n"]) == 2
+    assert path.read_text() == "of another process\n4\n5\n"
+    os.truncate(path, 0)
+    file.write("6\n")
+    path.rename(tmp_path / "log.3")
+    monkeypatch.setattr(LineFile, "_open", refuse)
+    assert file.write("7\n")
+    assert (tmp_path / "log.3").read_text() == "6\n7\n"
+    file.close()
+
+
 # The journal.
 
 

@@ -18,6 +18,8 @@ class LineFile:
     A file that lines are appended to, with older files beside it: C{name.1}, before that C{name.2}.
 
     @ivar lost: how many lines could not be written since L{tellLost} was last called: the disk was full.
+    @ivar followsName: before lines are written, go on in the file that has the name now, if another process has begun
+        one; for a process that nobody tells of it.
     """
 
     def __init__(self, path: str, size: int | None = None, keep: int = 5) -> None:
@@ -27,6 +29,7 @@ class LineFile:
         @raise OSError: the file cannot be opened for appending, or it was planted by somebody else, see L{openOwn}.
         """
         self.path, self.lost = os.path.abspath(path), 0
+        self.followsName = False
         self._maxSize, self._keep = size, keep
         # Whether the last line was written in part.
         self._torn = False
@@ -41,6 +44,7 @@ class LineFile:
         """
         if self._fd < 0:
             return False
+        self._follow()
         line = _encode(text)
         if self._isFull(len(line) + self._torn):
             self.rotate()
@@ -57,6 +61,7 @@ class LineFile:
         """
         if self._fd < 0 or self._torn:
             return 0
+        self._follow()
         octets, done = [_encode(line) for line in lines], 0
         while done < len(octets):
             if self._isFull(len(octets[done])):
@@ -137,6 +142,13 @@ class LineFile:
             return os.path.samestat(os.stat(self.path), os.fstat(self._fd))
         except FileNotFoundError:
             return False
+
+    def _follow(self) -> None:
+        """Go on in the file that has the name, as L{followsName} says; if that fails, in the one that is open."""
+        if self.followsName:
+            with contextlib.suppress(OSError):
+                if not self._isOurs():
+                    self.reopen()
 
     def _moveOld(self) -> None:
         for number in range(self._keep - 1, 0, -1):

@@ -277,9 +277,20 @@ class Logs:
     def rotate(self) -> None:
         """Begin new files now."""
         self.catchUp()
-        for each in () if self._outputs is None else self._outputs.files:
-            if isinstance(each, LineFile):
-                each.rotate()
+        for each in self._lineFiles():
+            each.rotate()
+
+    def followNames(self, follow: bool) -> None:
+        """
+        Go on in new files by itself where programs have renamed these, or stop doing so: a process that ends its last
+        transfers is sent no reload, and might write to a file that was compressed and removed.
+        """
+        for each in self._lineFiles():
+            each.followsName = follow
+
+    def _lineFiles(self) -> list[LineFile]:
+        files = [] if self._outputs is None else self._outputs.files
+        return [each for each in files if isinstance(each, LineFile)]
 
     def flush(self) -> None:
         """Write the summaries of the faults that were held back."""

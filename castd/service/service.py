@@ -229,6 +229,7 @@ class Server(MultiService):
     def stopService(self) -> Deferred[object]:
         """Return a Deferred that fires when all transfers have ended, all ports are closed, and the log is written."""
         self.draining = self.stopping = True
+        self.logs.followNames(True)
         if self.handover.successor is not None:
             self.handover.successor.abandon()
         self.site.ports.freezeStore(True)
@@ -435,6 +436,7 @@ class Server(MultiService):
         """Leave new requests to another process.  -> fires when that process can open the admin ports."""
         self.draining = True
         self.batch.flush()
+        self.logs.followNames(True)
         self.site.ports.freezeStore(True)
         return self.admin.close()
 
@@ -450,6 +452,7 @@ class Server(MultiService):
     def resumeServing(self) -> None:
         """Serve as before L{stopServing}: the other process has died."""
         self.draining = False
+        self.logs.followNames(False)
         self.site.ports.freezeStore(False)
         for each in self.addresses:
             each.resume()
