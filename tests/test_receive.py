@@ -678,6 +678,13 @@ class TestAnything:
                 assert sender.base <= block < sender.base + windowsize
                 assert datagram == buildData(block, content[(block - 1) * blksize : block * blksize])
 
+    @pytest.mark.parametrize("size", [0, 5, 8, 20])
+    def test_grown(self, size: int) -> None:
+        """A file that grows while it is sent, as a log does, ends where it ended at the begin."""
+        content = pattern(100)
+        sender = BlockSender(AgreedOptions(8, 64), size, lambda start, length: content[start : start + length])
+        assert b"".join(datagram[4:] for datagram in sender.window(0.0)) == content[:size]
+
     def test_largest_block(self) -> None:
         """The largest block size there is goes through, in a window too."""
         content = pattern(LARGEST_BLKSIZE * 5 + 1)

@@ -143,8 +143,10 @@ class BlockSender:
 
     def _data(self, number: int) -> bytes:
         start = (number - 1) * self._terms.blksize
-        payload = self._read(start, self._terms.blksize)
-        if len(payload) != min(self._terms.blksize, self._size - start):
+        # No more than that: a file that grows, as a log does, ends where it ended at the begin.
+        length = min(self._terms.blksize, self._size - start)
+        payload = self._read(start, length)
+        if len(payload) != length:
             # The receiver would take a short block in the middle for the end of the file.
             raise ContentChanged
         return buildData(wire(number, self._terms.rollover), payload)
