@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 from castd.errors import ConfigError
 from castd.migrate import common
 from castd.migrate.draft import ANY, Draft, OldMachine, Options, Place, Value
-from castd.migrate.tags import BootConditions, Tags
+from castd.migrate.tags import UEFI_64, BootConditions, Tags
 from castd.migrate.words import CommandWord, ofCommand, started
 from castd.proxydhcp.options import BootRule, bootName
 
@@ -36,11 +36,11 @@ _LETTERS = {
 #: Options whose value may be the next word of a command line.
 _WITH_VALUE = frozenset((*_LETTERS.values(), "tftp-root", "tftp-max", "tftp-mtu", "tftp-port-range", "pxe-service"))
 
-#: What follows C{pxe-service}, as castd calls it.
+#: What follows C{pxe-service}, as castd calls it, or its number.
 _SYSTEMS = {
     "x86pc": "bios", "pc98": "pc98", "ia64_efi": "efi-itanium", "alpha": "alpha", "arc_x86": "arc",
-    "intel_lean_client": "lean", "ia32_efi": "efi-x86", "x86-64_efi": "efi-x64", "xscale_efi": "efi-xscale",
-    "bc_efi": "efi-x64", "arm32_efi": "efi-arm32", "arm64_efi": "efi-arm64",
+    "intel_lean_client": "lean", "ia32_efi": "efi-x86", "x86-64_efi": "7", "xscale_efi": "efi-xscale",
+    "bc_efi": "9", "arm32_efi": "efi-arm32", "arm64_efi": "efi-arm64",
 }  # fmt: skip
 
 #: Options of the DHCP server that are about booting, and what to do where castd does it.
@@ -435,7 +435,6 @@ class _DnsmasqReader:
     def _service(self, setting: Setting) -> None:
         tags, values = _tagsOf(setting.values)
         system, text, name, server = (*values, "", "", "", "")[:4]
-        arch = _SYSTEMS.get(system.lower(), system)
         if name.isdecimal() and name != "0":
             what = f"{setting.place.text}: boot servers of another kind"
             self._draft.lose(setting.place, what, "let the menu load a boot loader that goes on to it")
@@ -444,14 +443,21 @@ class _DnsmasqReader:
             # dnsmasq leaves the layer to the client, which is 0.
             name += ".0"
         try:
-            only = BootConditions().withArch(arch)
+            only = BootConditions().withArch(_numbered(system))
         except ValueError as error:
             self._draft.lose(setting.place, f"{system}: {error}", "write the rule by hand")
             return
+        if not self._tellsUefiApart():
+            only = only.widened()
         if entry := self._entry(setting, tags, "" if name == "0" else name, server, text or "Boot"):
             joined = entry.conditions.joined(only)
             if joined is not None:
                 self._menu.append(BootEntry(joined, entry.file, entry.text, entry.place))
+
+    def _tellsUefiApart(self) -> bool:
+        """Return whether the menus are others for one number of UEFI with 64 bits than for the other."""
+        systems = [_tagsOf(each.values)[1] for each in self._all("pxe-service")]
+        return {_numbered(each[0]) for each in systems if each} >= set(map(str, UEFI_64))
 
     def _entry(self, setting: Setting, tags: Sequence[str], file: str, server: str, text: str) -> BootEntry | None:
         """Return what one line says; L{None}: it cannot be carried over, which is noted."""
@@ -552,6 +558,11 @@ class _DnsmasqReader:
         wait = common.wholeNumber(seconds, 0, 254)
         self._draft.comment(("transports", "proxydhcp"), prompt.place)
         return {"prompt": text or "Press F8 for a menu", "wait": None if wait is None else f"{wait} s"}
+
+
+def _numbered(system: str) -> str:
+    """Return an architecture of C{pxe-service} as L{BootConditions.withArch} reads it."""
+    return _SYSTEMS.get(system.lower(), system)
 
 
 def _item(entry: BootEntry) -> Value:

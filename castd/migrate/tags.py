@@ -16,6 +16,8 @@ from castd.packets.pxe import ARCHITECTURES, HTTP_BOOT
 from castd.proxydhcp.options import architectureNumbers, machinePatterns
 
 _ALL = frozenset(ARCHITECTURES) - frozenset(HTTP_BOOT)
+#: The two numbers of UEFI with 64 bits: what names one of them only is meant for both, as C{efi-x64} stands for both.
+UEFI_64 = frozenset((7, 9))
 #: Alternatives of all tags of a rule together.
 MOST = 64
 
@@ -37,6 +39,10 @@ class BootConditions:
     def withArch(self, word: str) -> BootConditions:
         """@raise ValueError: there is no such architecture, or it is never answered."""
         return replace(self, arch=frozenset(architectureNumbers(word)))
+
+    def widened(self) -> BootConditions:
+        """Return the same for both numbers of UEFI with 64 bits, if it is for one of them."""
+        return replace(self, arch=self.arch | UEFI_64) if self.arch is not None and self.arch & UEFI_64 else self
 
     def joined(self, other: BootConditions) -> BootConditions | None:
         """
@@ -84,22 +90,27 @@ class BootConditions:
 
 def _words(numbers: frozenset[int]) -> Value:
     """Write architectures as words where these stand for nothing else; C{efi-x64} stands for 7 and 9."""
-    both = {7, 9} <= numbers
+    both = numbers >= UEFI_64
     words: list[Value] = []
     for number in sorted(numbers):
         if number == 9 and both:
             continue
-        alone = number in (7, 9) and not both
+        alone = number in UEFI_64 and not both
         words.append(str(number) if alone else ARCHITECTURES.get(number, str(number)))
     return words[0] if len(words) == 1 else words
 
 
 class Tags:
-    """Knows for each tag the machines that it is set for."""
+    """
+    Knows for each tag the machines that it is set for.
+
+    @ivar _named: the numbers of architectures that lines name: where these tell 7 from 9, so do the rules.
+    """
 
     def __init__(self) -> None:
         self._alternatives: dict[str, list[BootConditions]] = {}
         self._unknown: set[str] = set()
+        self._named: set[int] = set()
 
     def learn(self, option: str, values: Sequence[str], text: str) -> bool:
         """
@@ -122,6 +133,7 @@ class Tags:
             for tag in sets:
                 self.forget(tag)
             return False
+        self._named |= found.arch or frozenset()
         for tag in sets:
             self._alternatives.setdefault(tag, []).append(found)
         return True
@@ -168,7 +180,8 @@ class Tags:
     def _of(self, tag: str) -> list[BootConditions]:
         if tag in self._unknown or tag not in self._alternatives:
             raise ValueError(f"castd cannot tell which machines have the tag {tag}")
-        return self._alternatives[tag]
+        found = self._alternatives[tag]
+        return found if self._named >= UEFI_64 else [each.widened() for each in found]
 
     def _negated(self, tag: str) -> list[BootConditions]:
         found = [BootConditions()]
@@ -211,9 +224,7 @@ def _match(rest: Sequence[str]) -> BootConditions:
 
 def _numbers(value: str) -> frozenset[int]:
     number = int(value, 16) if re.fullmatch(r"0x[0-9a-fA-F]{1,4}", value) else int(value)
-    if number == 0:
-        return frozenset((0,))
-    return frozenset(architectureNumbers("efi-x64" if number in (7, 9) else str(number)))
+    return frozenset(architectureNumbers(str(number)))
 
 
 def _userClass(rest: Sequence[str]) -> BootConditions:
