@@ -525,10 +525,7 @@ class _DnsmasqReader:
 
     def _menus(self) -> Iterator[tuple[Options, Place]]:
         """Yield a rule for each kind of machine that C{pxe-service} names: one file, or a menu."""
-        groups: dict[BootConditions, list[BootEntry]] = {}
-        for entry in self._menu:
-            groups.setdefault(entry.conditions, []).append(entry)
-        for conditions, entries in groups.items():
+        for conditions, entries in self._menusByConditions():
             rule = conditions.asRule()
             if len(entries) == 1 and entries[0].file is not None:
                 yield rule | {"boot": entries[0].file}, entries[0].place
@@ -547,6 +544,21 @@ class _DnsmasqReader:
                     self._draft.lose(each.place, f"{each.place.text}: no menu of castd", "shorten its texts, in ASCII")
                 continue
             yield found, entries[0].place
+
+    def _menusByConditions(self) -> list[tuple[BootConditions, list[BootEntry]]]:
+        """
+        Return what machines of each kind can choose from: dnsmasq shows all lines that are for a machine in one menu.
+
+        The first rule that matches decides: so those for fewer machines go before those that these are among.
+        """
+        kinds = list(dict.fromkeys(each.conditions for each in self._menu))
+        for at, each in enumerate(kinds):
+            if any(each.overlaps(other) for other in kinds[:at]):
+                place = next(entry.place for entry in self._menu if entry.conditions == each)
+                what = f"{place.text}: machines that a line above is for as well get that one's alone"
+                self._draft.lose(place, what, "write a rule with a menu of both for them")
+        ordered = sorted(kinds, key=lambda each: -sum(map(each.within, kinds)))
+        return [(each, [entry for entry in self._menu if each.within(entry.conditions)]) for each in ordered]
 
     def _prompted(self) -> Options:
         """Return the prompt of menus: without one they are shown at once, and wait."""

@@ -65,6 +65,20 @@ class BootConditions:
             self.machines if other.machines is None else other.machines,
         )
 
+    def within(self, other: BootConditions) -> bool:
+        """Return whether all machines that these conditions are true of are among those of the others."""
+        try:
+            return self.joined(other) == self
+        except ValueError:
+            return False
+
+    def overlaps(self, other: BootConditions) -> bool:
+        """Return whether some machines are among those of both, and some among those of one only, of either."""
+        try:
+            return self.joined(other) not in (None, self, other)
+        except ValueError:
+            return False
+
     def negated(self) -> BootConditions:
         """@raise ValueError: no rule can say the contrary."""
         if self.userClass is None and self.machines is None:
