@@ -66,7 +66,9 @@ _READ_ELSEWHERE = frozenset(
 _UNIQUE = {"": "{ip}", "ip": "{ip}", "mac": "{mac}"}
 #: Where a reader's advice needs to know an interface.
 _SAY_INTERFACE = "give it: --interface NAME=ADDRESS/LENGTH"
-#: Where a menu names no file, which is how a Raspberry Pi, whose ROM looks for this text, is told to ask by TFTP.
+#: What a menu says to the ROM of a Raspberry Pi, which looks for this text and then asks by TFTP for files of its own.
+_RASPBERRY_PI = "Raspberry Pi Boot"
+#: Where a menu names no file, or none that is asked for.
 _NO_FILE = "nothing, for a PC; for a Raspberry Pi write a rule with boot: bootcode.bin and answer: raspberry-pi"
 #: Numbers and names of DHCP options that are about booting.
 _BOOT_NUMBERS = frozenset(("43", "60", "66", "67", "150", "175", "tftp-server", "bootfile-name", "vendor-class"))
@@ -438,6 +440,10 @@ class _DnsmasqReader:
         if name.isdecimal() and name != "0":
             what = f"{setting.place.text}: boot servers of another kind"
             self._draft.lose(setting.place, what, "let the menu load a boot loader that goes on to it")
+            return
+        if name and text.startswith(_RASPBERRY_PI):
+            what = f"{setting.place.text}: a Raspberry Pi looks for this text, and asks for no such file"
+            self._draft.lose(setting.place, what, _NO_FILE)
             return
         if name and name != "0" and "." not in name:
             # dnsmasq leaves the layer to the client, which is 0.
