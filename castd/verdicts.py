@@ -221,6 +221,13 @@ RULES: Final = (
         "ask for that name, or use strip:, under: or rewrite: of the directory",
     ),
     VerdictRule(
+        "no-place",
+        "an upload whose directory is not there, or whose file is not and has to be",
+        lambda facts: facts.write and _refused(1)(facts),
+        "there is no place for it",
+        "make the directory, or set make-directories: true; with policy: existing, make the file",
+    ),
+    VerdictRule(
         "missing",
         "the file is not found",
         _refused(1),
@@ -287,7 +294,8 @@ RULES: Final = (
         "the file is there, or the place, and may not be used",
         _refused(2),
         "{why}",
-        "permissions of the file and its directories, for the user that castd runs as; links: of the directory",
+        "permissions of the file and its directories, for the user that castd runs as; links: of the directory; for an "
+        "upload, what uploads: and access: say of its name and its client",
         told=False,
     ),
     VerdictRule(

@@ -262,6 +262,7 @@ PROVOKED: dict[str, Provoke] = {
     "network": asked(rrq("only.cfg")),
     "case": asked(rrq("efi/grub.EFI")),
     "prefix": asked(rrq("tftpboot/a.cfg")),
+    "no-place": asked(wrq("gone/there")),
     "missing": asked(rrq("none.cfg")),
     "rule": asked(rrq("secret/a.cfg")),
     "no-rule": asked(rrq("nobody/may")),
