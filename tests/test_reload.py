@@ -7,18 +7,19 @@ import socket
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred, maybeDeferred
 
 from castd.cli.control import TIMEOUT
 from castd.config import yaml
 from castd.config.config import build
 from castd.dialects.mtftp import REUSE_DELAY
 from castd.errors import ConfigError
-from castd.files import names
+from castd.files import names, root
 from castd.files.access import Rules
 from castd.files.content import DirectoryOptions
 from castd.files.regex import LinearRegex
@@ -605,6 +606,43 @@ def test_rewritesCompiledOnce(folder: Path, network: Network, monkeypatch: pytes
         assert (answers, made) == ([()], [b"^a", b"(c)", b"d"])
         sources.append(case.server.site.content.sources[0])
     assert sources[0] is sources[1]
+
+
+def test_directoriesOpenedBesideTheLoop(
+    folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch, events: list[dict[str, Any]]
+) -> None:
+    """Directories that are new are opened while the file is read, not on the loop; those that stay are not opened."""
+    case = Case(folder, network, START + TFTP)
+    for name in ("late", "in"):
+        (folder / name).mkdir()
+    opened, openRoot, answers = list[tuple[str, bool]](), root._openRoot, threading.Event()
+    reading = False
+
+    def slow(path: str, writable: bool) -> Any:
+        opened.append((Path(path).name, reading))
+        if path.endswith("late"):
+            answers.wait(10)
+        return openRoot(path, writable)
+
+    monkeypatch.setattr(root, "_openRoot", slow)
+    monkeypatch.setattr("castd.service.build.RELOAD_TIMEOUT", 1.0)
+    case.write(
+        "castd: 1\ncontent: [{directory: {path: other}}, {directory: {path: boot}}, {directory: {path: late}}]\n"
+        "uploads: [{directory: {path: in}}]\naccess: [{allow: any}]\n" + TFTP
+    )
+
+    def thread(job: Callable[[], Any]) -> Deferred[Any]:
+        nonlocal reading
+        reading = True
+        done = maybeDeferred(job)
+        reading = False
+        return done
+
+    case.server.thread = thread
+    assert [result(case.server.reread()) for _ in range(2)] == [(), ()]
+    answers.set()
+    assert opened == [("other", True), ("late", True), ("in", True)]
+    assert [event["path"] for event in events if event.get("event") == "slow-disk"] == [str(folder / "late")]
 
 
 def test_manyDirectories(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,7 @@ def makeSource(options: DirectoryOptions, site: ISite) -> IContentSource:
     @raise ConfigError: the directory is not there or cannot be searched.
     """
     try:
-        return _warned(Directory(options, patience=patience(site)))
+        return warnIfSlow(Directory(options, patience=patience(site)))
     except OSError as error:
         raise _unusable(options, error) from None
 
@@ -43,7 +43,7 @@ def makeSink(options: UploadDirectoryOptions, site: ISite) -> UploadDirectory:
     @raise ConfigError: the directory is not there or cannot be written to, or there is no such group.
     """
     try:
-        return _warned(UploadDirectory(options, patience=patience(site), seconds=site.reactor.seconds))
+        return warnIfSlow(UploadDirectory(options, patience=patience(site), seconds=site.reactor.seconds))
     except OSError as error:
         raise _unusable(options, error) from None
     except LookupError:
@@ -55,8 +55,8 @@ def patience(site: ISite) -> float:
     return RELOAD_TIMEOUT if site.requestPorts else OPEN_TIMEOUT
 
 
-def _warned(directory: Made) -> Made:
-    """Log that a directory's disk does not answer; it is opened when the first request needs it."""
+def warnIfSlow(directory: Made) -> Made:
+    """Log that a directory's disk does not answer, if so; it is opened when the first request needs it."""
     if not directory.answers:
         _log.warn("{path} does not answer yet", event="slow-disk", path=str(directory.options.base))
     return directory

@@ -4,8 +4,10 @@ Makes the sources, sinks and transports that a service file names, for a start a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +21,7 @@ from castd.errors import ConfigError, Unavailable
 from castd.files.access import Rule, Rules
 from castd.files.chains import SourceChain
 from castd.files.content import Directory, DirectoryOptions
-from castd.files.directory import makeSink, patience
+from castd.files.directory import RELOAD_TIMEOUT, makeSink, patience, warnIfSlow
 from castd.files.upload_options import UploadDirectoryOptions
 from castd.files.uploads import UploadDirectory
 from castd.interfaces import (
@@ -39,10 +41,13 @@ from castd.service.address import ListeningAddress
 from castd.templates.source import Options as TemplateOptions
 from castd.templates.source import TemplateSource
 
+#: The most seconds that a reload waits for the disks of all new directories.
+OPENING_TIMEOUT = 10.0
 #: The peer of the requests that look up files before any client has asked.
 NO_PEER: Peer = ("0.0.0.0", 0)
 
 _Made = TypeVar("_Made")
+_Options = TypeVar("_Options", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,9 @@ class _SinkKind:
     make: Callable[[Any, Site], UploadDirectory]
 
 
-SINKS = {"directory": _SinkKind(UploadDirectoryOptions, makeSink)}
+#: The kind of castd's own source and sink.
+DIRECTORY = "directory"
+SINKS = {DIRECTORY: _SinkKind(UploadDirectoryOptions, makeSink)}
 
 
 def kinds(collected: Collected) -> Kinds:
@@ -81,13 +88,16 @@ def read(file: Path | str, collected: Collected) -> Config:
 @dataclass(frozen=True)
 class ServiceFileRead:
     """
-    A service file that was read and checked, as far as that needs neither the reactor nor the other files it names.
+    A service file that was read and checked, as far as that needs no reactor.
 
     @ivar rules: the access rules, compiled; L{None}: the file has no such section.
+    @ivar sources, sinks: directories that it names, as far as they are open already.
     """
 
     config: Config
     rules: Rules | None
+    sources: Sequence[Directory] = ()
+    sinks: Sequence[UploadDirectory] = ()
 
     @classmethod
     def of(cls, config: Config) -> ServiceFileRead:
@@ -98,9 +108,35 @@ class ServiceFileRead:
         return cls(config, Rules(config.access, places))
 
 
-def readInThread(file: Path, collected: Collected) -> ServiceFileRead:
-    """Read a service file as L{read} does, in a thread beside the reactor's."""
-    return ServiceFileRead.of(read(file, collected))
+def readInThread(
+    file: Path, collected: Collected, inUse: Collection[BaseModel], seconds: Callable[[], float]
+) -> ServiceFileRead:
+    """
+    Read a service file as L{read} does, and open the directories that are new in it, in a thread beside the reactor's.
+
+    A directory that cannot be opened is left to L{build}, which tells why.
+
+    @param inUse: the options of the directories that are in use.
+    @param seconds: tells the time.
+    """
+    found, end = ServiceFileRead.of(read(file, collected)), time.monotonic() + OPENING_TIMEOUT
+
+    def wait() -> float:
+        return min(RELOAD_TIMEOUT, max(0.0, end - time.monotonic()))
+
+    def fresh(entries: Iterable[Entry], kind: type[_Options]) -> Iterator[_Options]:
+        for entry in entries:
+            if entry.kind == DIRECTORY and isinstance(entry.options, kind) and entry.options not in inUse:
+                yield entry.options
+
+    sources, sinks = list[Directory](), list[UploadDirectory]()
+    for options in fresh(found.config.content, DirectoryOptions):
+        with suppress(OSError):
+            sources.append(Directory(options, patience=wait()))
+    for place in fresh(found.config.uploads, UploadDirectoryOptions):
+        with suppress(OSError, LookupError):
+            sinks.append(UploadDirectory(place, patience=wait(), seconds=seconds))
+    return replace(found, sources=sources, sinks=sinks)
 
 
 @dataclass(frozen=True)
@@ -164,10 +200,16 @@ def build(
         far as it is known: what is missing is on the disk.
     """
     # By their options, as there may be hundreds.  Those of plugins are not kept, and their options may have no hash.
-    current: dict[BaseModel, ConfiguredSink] = {each.options: each for each in sinks}
-    own: dict[BaseModel, IContentSource] = {
-        each.options: each for each in sources if isinstance(each, Directory | TemplateSource)
+    current: dict[BaseModel, ConfiguredSink] = {
+        each.options: each for each in (*(ConfiguredSink(each.options, each) for each in file.sinks), *sinks)
     }
+    own: dict[BaseModel, IContentSource] = {
+        each.options: each for each in (*file.sources, *sources) if isinstance(each, Directory | TemplateSource)
+    }
+    for directory in file.sources:
+        warnIfSlow(directory)
+    for uploads in file.sinks:
+        warnIfSlow(uploads)
 
     def source(entry: Entry) -> IContentSource:
         kept = own.get(entry.options) if isinstance(entry.options, DirectoryOptions | TemplateOptions) else None

@@ -4,10 +4,12 @@ Read the service file again for all who ask for it, and put it in force.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+from pydantic import BaseModel
 from twisted.internet.defer import Deferred, TimeoutError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -49,6 +51,9 @@ class Reloadable(Protocol):
     def refusesReload(self) -> str | None:
         """Return why no file is put in force now; L{None}: one may be."""
 
+    def directoriesInUse(self) -> Collection[BaseModel]:
+        """Return the options of the directories that are served and written to."""
+
     def reload(self, file: ServiceFileRead) -> None:
         """Put a service file in force.  @raise ConfigError: it cannot be; nothing has changed."""
 
@@ -87,7 +92,9 @@ class Rereads:
             self._answer((why,), asked)
             return
         server.watch.notifier.reloading()
-        reading = server.thread(partial(readInThread, server.file, self._collected))
+        reading = server.thread(
+            partial(readInThread, server.file, self._collected, server.directoriesInUse(), server.site.reactor.seconds)
+        )
         if not reading.called:
             reading.addTimeout(REREAD_TIMEOUT, server.site.reactor)
         reading.addCallback(self._putInForce).addErrback(self._faults).addCallback(self._done, asked)

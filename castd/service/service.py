@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import chain
 from random import Random
 from typing import TypedDict
 
+from pydantic import BaseModel
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
@@ -22,6 +23,7 @@ from castd import __version__, native
 from castd.config.config import Config
 from castd.config.plugin import Collected
 from castd.errors import ConfigError, Refused, Unavailable
+from castd.files.content import Directory
 from castd.files.presence import Presence, lookAt
 from castd.files.threads import RunInThread, allWithin, asDeferred
 from castd.interfaces import IListeningPort, IPorts
@@ -477,6 +479,11 @@ class Server(MultiService):
         if self.draining:
             return "castd is stopping"
         return "an upgrade is under way" if self.handover.busy else None
+
+    def directoriesInUse(self) -> Collection[BaseModel]:
+        """As L{Reloadable.directoriesInUse<castd.service.rereads.Reloadable.directoriesInUse>}."""
+        sources = (each.options for each in self.site.content.sources if isinstance(each, Directory))
+        return {*sources, *(each.options for each in self._sinks)}
 
     def reload(self, file: ServiceFileRead) -> None:
         """
