@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from castd.request import Trace
 from castd.testing import memorySite
 from tests.support.clients.tftp import rrq
 from tests.support.descriptors import openFiles
-from tests.support.disks import HereDirectory, result
+from tests.support.disks import HereDirectory, nobody, result
 from tests.support.stage import TftpStage
 
 PEER = ("10.0.0.7", 2070)
@@ -93,19 +93,6 @@ def descriptors(place: Path) -> int:
     """How many files beneath a place this process has open."""
     gc.collect()
     return sum(each.startswith(f"{place}/") for each in openFiles())
-
-
-@contextmanager
-def nobody() -> Iterator[None]:
-    """Run as somebody to whom permissions matter."""
-    if os.geteuid():
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 @pytest.fixture(scope="module", autouse=True)

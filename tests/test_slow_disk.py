@@ -41,7 +41,7 @@ from castd.server.upload_protocol import MOST_KEPT, STORE_TIMEOUT
 from castd.testing import Network, NoJitterRandom, RecordingClient, memorySite, pattern
 from tests.support.clients.tftp import ackedTo, hear, isError, rrq, say, wrq
 from tests.support.descriptors import Descriptors
-from tests.support.disks import HereDirectory, Later, result
+from tests.support.disks import HereDirectory, Later, nobody, result
 from tests.support.jobs import free, running, until
 from tests.support.log import observed
 from tests.support.needs import lack, run
@@ -669,6 +669,24 @@ def test_presence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lookAt([presence], clock)
     thread.run()
     assert presence.fault() == "is not there"
+
+
+@pytest.mark.parametrize("atHand", [True, False])
+def test_closedDirectory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, atHand: bool) -> None:
+    """A directory that castd's user may not search is no better than none: each request is refused."""
+    if not atHand:
+        monkeypatch.setattr(athand, "_available", False)
+    clock = Clock()
+    presence = Presence(str(tmp_path), clock, maybeDeferred)
+    lookAt([presence], clock)
+    assert presence.fault() is None
+    tmp_path.chmod(0o600)
+    with nobody():
+        lookAt([presence], clock)
+    assert presence.fault() == "cannot be searched"
+    tmp_path.chmod(0o700)
+    lookAt([presence], clock)
+    assert presence.fault() is None
 
 
 def test_closedInAThread(slow: Disk, tmp_path: Path) -> None:

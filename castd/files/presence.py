@@ -1,5 +1,5 @@
 """
-Tell whether directories are there, without waiting for their disks.
+Tell whether directories are there and can be searched, without waiting for their disks.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from castd.files.threads import DiskThreads, RunInThread, allWithin
 
 #: A disk that does not answer within so many seconds is not waited for.
 PATIENCE = 0.25
+#: What is wrong with a directory that cannot be found, or whose disk has failed.
+MISSING = "is not there"
 
 
 class Presence:
     """
-    Tells whether one directory is there.
+    Tells whether one directory is there, and can be searched: else each request for a file in it is refused.
     """
 
     def __init__(self, path: str, clock: IReactorTime, thread: RunInThread | None = None) -> None:
@@ -32,15 +34,15 @@ class Presence:
         self.path = path
         self._seconds = clock.seconds
         self._thread = thread or DiskThreads(1)
-        self._there = True
+        self._found: str | None = None
         self._asked: list[Deferred[None]] = []
         self._since: float | None = None
 
     def fault(self) -> str | None:
-        """Return what is wrong with the directory, by the last L{look}; L{None}: it is there."""
+        """Return what is wrong with the directory, by the last L{look}; L{None}: nothing."""
         if self._since is not None and self._seconds() >= self._since + PATIENCE:
             return "does not answer"
-        return None if self._there else "is not there"
+        return self._found
 
     def look(self) -> Deferred[None]:
         """Look for the directory, unless somebody is looking.  -> fires when that is known."""
@@ -48,33 +50,46 @@ class Presence:
         self._asked.append(looked)
         if self._since is None:
             self._since = self._seconds()
-            there = _isThereAtHand(self.path)
-            if there is not None:
-                self._looked(there)
+            if _isFineAtHand(self.path):
+                self._looked(None)
             else:
-                self._thread(partial(os.path.isdir, self.path)).addBoth(self._looked)
+                self._thread(partial(_faultOf, self.path)).addBoth(self._looked)
         return looked
 
-    def _looked(self, there: bool | Failure) -> None:
-        self._since, self._there = None, there is True
+    def _looked(self, found: str | Failure | None) -> None:
+        self._since, self._found = None, MISSING if isinstance(found, Failure) else found
         asked, self._asked = self._asked, []
         for each in asked:
             if not each.called:
                 each.callback(None)
 
 
-def _isThereAtHand(path: str) -> bool | None:
-    """Return whether there is a directory, by what the kernel has in memory; L{None}: the disk has to be asked."""
+def _isFineAtHand(path: str) -> bool:
+    """Return whether nothing is wrong, by what the kernel has in memory; C{False}: something is, or who knows."""
     try:
-        fd = athand.openat2(os.fsencode(path), os.O_PATH | os.O_DIRECTORY)
-    except FileNotFoundError:
-        return False
+        fd = athand.openat2(_inside(path), os.O_PATH | os.O_DIRECTORY)
     except OSError:
-        return None
+        return False
     if fd is None:
-        return None
+        return False
     closeFd(fd)
     return True
+
+
+def _faultOf(path: str) -> str | None:
+    """Return what is wrong with a directory.  This waits for the disk."""
+    try:
+        os.stat(_inside(path))
+    except PermissionError:
+        return "cannot be searched"
+    except OSError:
+        return MISSING
+    return None
+
+
+def _inside(path: str) -> bytes:
+    """Return a path that leads to the same directory, and only who may search it can go."""
+    return os.fsencode(path) + b"/."
 
 
 def lookAt(presences: Iterable[Presence], clock: IReactorTime) -> Deferred[None]:

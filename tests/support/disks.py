@@ -1,10 +1,13 @@
 """
-Provides directories whose disks a test holds in its hand, or waits for in its own thread.
+Provides directories whose disks a test holds in its hand, or waits for in its own thread, and a user to whom
+permissions matter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -80,3 +83,16 @@ def inThisThread(site: Any) -> None:
         directory.thread = directory.background = directory.beyond = maybeDeferred
     for directory in sinks:
         directory.uploads.thread = maybeDeferred
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Run as somebody to whom permissions matter."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
