@@ -175,6 +175,7 @@ EXEMPT = {
     "files.nearest.os.open": "for the log alone, and then no name is told: tests/test_verdicts.py",
     "files.nearest.os.scandir": "as above",
     "files.nearest.os.stat": "as above",
+    "files.presence.os.stat": "for /readyz and castd status alone: tests/test_slow_disk.py",
     "files.spelling.os.stat": "for the log and castd explain alone: tests/test_verdicts.py",
     "files.spelling.os.scandir": "as above",
     "os.access": "at the start, and when the root has been exchanged: tests/test_content.py",
