@@ -244,6 +244,15 @@ def test_faultsLast(tmp_path: Path) -> None:
     assert stage.get() == "mended"
 
 
+def test_inventoryHasNoBase60(tmp_path: Path) -> None:
+    """A MAC of decimal digits alone, such as QEMU's first, is no number, nor is a time of day, as YAML 1.1 has it."""
+    text = "machines:\n  52:54:00:12:34:56: {bmc: 52:54:00:12:34:57, at: 12:30, ports: 2, load: 0.5}\n"
+    stage = Stage(tmp_path, "{{ machine.bmc }} {{ machine.at }} {{ machine.ports + machine.load }}", inventory=True)
+    (tmp_path / "inventory.yaml").write_text(text)
+    stage.site.neighbours["10.0.0.7"] = "52:54:00:12:34:56"
+    assert stage.get() == "52:54:00:12:34:57 12:30 2.5"
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [

@@ -4,6 +4,7 @@ Render a template of Jinja in its sandbox, with what an inventory says of the ma
 
 from __future__ import annotations
 
+import re
 import traceback
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -26,6 +27,14 @@ from castd.templates.messages import (
 
 #: A mapping of YAML, or what stands in one.
 Yaml: TypeAlias = "Mapping[str, Yaml] | Sequence[Yaml] | str | int | float | bool | None"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+#: The forms of values, without numbers to base 60, as YAML 1.2 has none: 52:54:00:12:34:56 is a MAC, and 12:30 a time.
+_FORMS = {
+    first: [
+        (tag, re.compile(f"(?!.*:)(?:{form.pattern})", form.flags) if tag in _NUMBERS else form) for tag, form in each
+    ]
+    for first, each in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 #: Keys from the top of a file downwards.
 _Keys: TypeAlias = tuple[object, ...]
 
@@ -161,6 +170,7 @@ class Inventory:
     def _read(self, text: str) -> Yaml:
         """Return the values of the file, and note the line of each key."""
         loader = yaml.SafeLoader(text)
+        loader.yaml_implicit_resolvers = _FORMS
         try:
             node = loader.get_single_node()
             if node is None:
