@@ -244,6 +244,31 @@ def test_faultsLast(tmp_path: Path) -> None:
     assert stage.get() == "mended"
 
 
+def test_inventoryOfNobody(tmp_path: Path) -> None:
+    """castd check warns of what stands in the inventory for no machine; the others get their files."""
+    text = """machines:
+  52:54:00:66:00:10: {}
+  52-54-00-66-00-1F: {}
+  00112233-4455-6677-8899-AABBCCDDEEFF: {}
+  10.0.0.7: {title: by address}
+  FD00:0:0:0::7: {title: by a long address}
+  pc7: {}
+  5254.0066.0010: {}
+  525400660011: {}
+  10.0.0.007: {}
+"""
+    stage = Stage(tmp_path, "{{ machine.title }}", inventory=True)
+    (tmp_path / "inventory.yaml").write_text(text)
+    warnings = list(templateFaults(str(tmp_path / "boot.j2"), str(tmp_path / "inventory.yaml")))
+    assert [each.partition(" is no machine: write its MAC as ")[0] for each in warnings] == [
+        f"{tmp_path}/inventory.yaml:{line}: machines.{name}"
+        for line, name in ((7, "pc7"), (8, "5254.0066.0010"), (9, "525400660011"), (10, "10.0.0.007"))
+    ]
+    stage.site.neighbours.clear()
+    assert stage.get() == "by address"
+    assert stage.get("fd00::7") == "by a long address"
+
+
 def test_inventoryHasNoBase60(tmp_path: Path) -> None:
     """A MAC of decimal digits alone, such as QEMU's first, is no number, nor is a time of day, as YAML 1.1 has it."""
     text = "machines:\n  52:54:00:12:34:56: {bmc: 52:54:00:12:34:57, at: 12:30, ports: 2, load: 0.5}\n"

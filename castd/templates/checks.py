@@ -30,7 +30,7 @@ def templateFaults(template: str, inventory: str | None) -> Iterator[str]:
     yield from _Templates(Path(template)).faults()
     if inventory is not None:
         try:
-            Inventory(inventory, readText(inventory, LARGEST_INVENTORY))
+            yield from Inventory(inventory, readText(inventory, LARGEST_INVENTORY)).unmatched
         except TemplateFault as fault:
             yield str(fault)
 

@@ -14,6 +14,7 @@ import yaml
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from castd.machines.known import plainAddress, validMac, validUuid
 from castd.templates.messages import (
     LARGEST_INVENTORY,
     FileVersion,
@@ -35,6 +36,7 @@ _FORMS = {
     ]
     for first, each in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+_UNMATCHED = " is no machine: write its MAC as 52:54:00:66:00:10, its UUID, or its address"
 #: Keys from the top of a file downwards.
 _Keys: TypeAlias = tuple[object, ...]
 
@@ -146,6 +148,8 @@ class Inventory:
     """
     What the operator says of machines: C{machines:} by MAC, UUID or address, C{groups:} with values for their members,
     and C{all:} with values for all of them.
+
+    @ivar unmatched: warnings of what stands below C{machines:} by a name that no machine is known by.
     """
 
     def __init__(self, path: str, text: str) -> None:
@@ -162,8 +166,12 @@ class Inventory:
         self._all = self._mapping(top.get("all"), "all")
         self._groups = {str(name): self._mapping(each, "groups", name) for name, each in self._items(top, "groups")}
         self._machines: dict[str, Mapping[str, Yaml]] = {}
+        self.unmatched: list[str] = []
         for name, each in self._items(top, "machines"):
-            self._machines[_key(name)] = machine = self._mapping(each, "machines", name)
+            known = _known(str(name))
+            if known is None:
+                self.unmatched.append(str(self._fault(("machines", name), _UNMATCHED)))
+            self._machines[known or str(name)] = machine = self._mapping(each, "machines", name)
             self._checkGroups(name, machine)
         self._lines.clear()
 
@@ -228,7 +236,6 @@ class Inventory:
         return {**merged, "groups": [], **own}
 
 
-def _key(name: object) -> str:
-    """Write a MAC with colons, and all in small letters."""
-    text = str(name).lower()
-    return text.replace("-", ":") if len(text) == 17 else text
+def _known(name: str) -> str | None:
+    """Return a MAC, UUID or address as machines are asked for by it; L{None}: it is none."""
+    return validMac(name) or validUuid(name) or plainAddress(name)
