@@ -3,6 +3,7 @@ How all tests run: which examples hypothesis tries, and what the marker C{root} 
 """
 
 import os
+import sqlite3
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from twisted.internet.defer import maybeDeferred
 from twisted.logger import globalLogPublisher
 
+from castd.observe import history
 from tests.support.log import observed
 from tests.support.needs import needRoot
 
@@ -64,6 +66,22 @@ def observersLeave() -> Iterator[None]:
     for each in tuple(globalLogPublisher._observers):
         if each not in before:
             globalLogPublisher.removeObserver(each)
+
+
+@pytest.fixture(autouse=True)
+def historiesClose(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A history that a test has opened and not closed, as that of a server that it has not stopped, is closed."""
+    opened: list[sqlite3.Connection] = []
+    connect = history._connect
+
+    def noted(path: str) -> sqlite3.Connection:
+        opened.append(connect(path))
+        return opened[-1]
+
+    monkeypatch.setattr(history, "_connect", noted)
+    yield
+    for each in opened:
+        each.close()
 
 
 @pytest.fixture(autouse=True)

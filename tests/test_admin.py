@@ -44,6 +44,7 @@ class Running:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.process: subprocess.Popen[str] | None = None
+        self.clients: list[socket.socket] = []
         self.port, self.web = free(socket.SOCK_DGRAM, socket.SOCK_STREAM)
         self.control = folder / "run" / "control"
         (folder / "boot").mkdir()
@@ -69,6 +70,7 @@ class Running:
 
     def ask(self, name: bytes) -> tuple[socket.socket, bytes, Any]:
         client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.clients.append(client)
         client.settimeout(20)
         client.sendto(b"\0\1" + name + b"\0octet\0", ("127.0.0.1", self.port))
         return (client, *client.recvfrom(600))
@@ -85,6 +87,8 @@ def serving(folder: Path) -> Iterator[Running]:
         yield made
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=40)
+    for client in made.clients:
+        client.close()
 
 
 @pytest.mark.loopback

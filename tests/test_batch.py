@@ -470,7 +470,9 @@ def test_broughtUpToDate(case: Case, look: str) -> None:
         result(server.stopService())
     assert written(case, old.name).count("received") == 1
     case.network.advance(1)
-    assert sum('"received"' in line for each in case.folder.glob("events*") for line in each.open()) == 1
+    assert (
+        sum('"received"' in line for each in case.folder.glob("events*") for line in each.read_text().splitlines()) == 1
+    )
     later = case.folder / "later"
     assert not later.exists() or "received" not in written(case, later.name)
 

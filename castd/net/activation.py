@@ -69,7 +69,7 @@ def passedSockets(
             sock = _openDescriptor(LISTEN_FDS_START + index)
             # By its name: the interface that a stored socket is bound to may have gone.
             kept = addressIn(name)
-            address = kept or addressOf(sock)
+            address = kept or _addressOrClose(sock)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             faults.append(f"descriptor {LISTEN_FDS_START + index} ({name}) was passed and is of no use: {reason}")
@@ -109,6 +109,15 @@ def _check(sock: socket.socket) -> None:
         raise ValueError("not bound")
     if sock.family == socket.AF_INET6 and not sock.getsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY):
         raise ValueError("takes IPv4 as well: set BindIPv6Only=ipv6-only in the socket unit")
+
+
+def _addressOrClose(sock: socket.socket) -> tuple[str, int]:
+    """As L{addressOf}; if it fails the socket is closed."""
+    try:
+        return addressOf(sock)
+    except BaseException:
+        sock.close()
+        raise
 
 
 def addressOf(sock: socket.socket) -> tuple[str, int]:
