@@ -279,6 +279,14 @@ def test_unknownWords() -> None:
     assert [note.what.split(":")[0] for note in draft.notes] == ["--foo 1", "--sec", "-q"]
 
 
+@pytest.mark.parametrize("port", ["0000699999", "65536", "0", "-1", "6 9"])
+def test_noPort(port: str, tmp_path: Path) -> None:
+    """What is no port of another server's is told, and does not get into the service file."""
+    text, notes = imported({"server": "tftpd-hpa", "command": f"in.tftpd -a '10.0.0.1:{port}' /srv/tftp"}, tmp_path)
+    assert "tftp: {interface: 10.0.0.1, port: 69}" in text
+    assert [note for note in notes if "is no value of --address" in note]
+
+
 def test_root(tmp_path: Path) -> None:
     """Files of another machine are read beneath a folder, those that they name, too; its interfaces are as told."""
     for path, content in (

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from posixpath import normpath
 
+from castd import units
 from castd.migrate.draft import ANY, Draft, Options, Place, Value
 from castd.options import address
 
@@ -42,7 +43,7 @@ def addressAndPort(text: str) -> tuple[str, str]:
 
 def isPort(text: str) -> bool:
     """Return whether a text is the number of a port."""
-    return text.isascii() and text.isdecimal() and 0 < int(text[:6]) <= 0xFFFF
+    return wholeNumber(text, 1, 0xFFFF) is not None
 
 
 def portRange(first: str, last: str) -> str | None:
@@ -54,9 +55,8 @@ def portRange(first: str, last: str) -> str | None:
 
 def wholeNumber(text: str, least: int, most: int) -> int | None:
     """Return a number within these bounds; L{None}: it is none."""
-    if not text.isascii() or not text.isdecimal() or len(text) > len(str(most)):
-        return None
-    return int(text) if least <= int(text) <= most else None
+    found = units.wholeNumber(text, most)
+    return found if found is not None and found >= least else None
 
 
 def milliseconds(value: int) -> str:
