@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from castd.packets.tftp import Data, Error, parse
+from castd.packets.tftp import Data, Error, buildAck, parse
+from castd.request import Peer
 from castd.testing import Network, SentDatagram, pattern
+from castd.testing.ports import VirtualPort
 from tests.support.clients.mtftp import GROUP, SERVER, Atftp, Client, Efi, Ipxe
 from tests.support.matrix import WEATHERS, Weather, compare
 from tests.support.quick import slowBut
@@ -20,6 +22,7 @@ from tests.support.stage import MtftpStage
 CONTENT = pattern(100_000)
 COUNT = len(CONTENT) // 512 + 1
 RUNS = Path(__file__).parent / "runs-mtftp.txt"
+GATHER = {"gather": 0.1, "gatherLimit": 0.15}
 
 CROWDS: dict[str, tuple[Any, ...]] = {
     "1 iPXE": (Ipxe,),
@@ -35,8 +38,7 @@ CROWDS: dict[str, tuple[Any, ...]] = {
 def play(crowd: tuple[Any, ...], weather: Weather, seed: int = 3, apart: float = 0.05) -> tuple[MtftpStage, list[Any]]:
     """Let them begin one after the other, and everything end."""
     network = Network(seed, weather.loss, weather.duplicate, weather.reorder, latency=0.0005)
-    gather = {"gather": 0.1, "gatherLimit": 0.15}
-    with MtftpStage({"linux": CONTENT}, network=network, jitter=True, plain=True, **gather) as stage:
+    with MtftpStage({"linux": CONTENT}, network=network, jitter=True, plain=True, **GATHER) as stage:
         clients = [kind(network.host(f"10.0.0.{10 + index}"), "linux") for index, kind in enumerate(crowd)]
         for index, client in enumerate(clients):
             network.callLater(index * apart, client.begin)
@@ -133,3 +135,34 @@ def test_rules(name: str, weather: Weather) -> None:
     for before, after in silences:
         # Then nobody was there any more: what follows is the start of another pass.
         assert parse(after.datagram) == Data(1, CONTENT[:512]), (before.time, after.time)
+
+
+class QuietNetwork(Network):
+    """A network whose hosts report no closed ports, as iPXE does not."""
+
+    def _bounce(self, sender: VirtualPort, destination: Peer) -> None:
+        pass
+
+
+def test_theLastAckIsLost() -> None:
+    """
+    A master that has the file leaves, and its last ACK is lost.  Those who wait until it is given up lose datagrams,
+    but not so many one after the other that one of them takes the group for silent.
+    """
+    network = QuietNetwork(seed=1, latency=0.0005)
+    lost = []
+
+    def loses(source: Peer, to: Peer, datagram: bytes) -> bool:
+        if datagram == buildAck(COUNT) and not lost:
+            lost.append(source)
+        return bool(lost) and (source == lost[0] or (source == SERVER and network.random.random() < 0.05))
+
+    with MtftpStage({"linux": CONTENT}, network=network, jitter=True, plain=True, **GATHER) as stage:
+        clients = [Ipxe(network.host(f"10.0.0.{10 + index}"), "linux") for index in range(30)]
+        for index, client in enumerate(clients):
+            network.callLater(index * 0.01, client.begin)
+        network.losing(loses)
+        network.run(lambda: all(client.over for client in clients), limit=900, datagrams=200_000)
+        network.run(lambda: not stage.casts(), limit=900)
+    assert [client.failed for client in clients] == [""] * 30
+    assert {client.octets for client in clients} == {CONTENT}

@@ -65,7 +65,7 @@ Everything that happens by itself happens at one of these; C{deadline} gives the
  - L{JoinDelay.until<castd.cast.limits.JoinDelay>}: the first block may be sent, as no member has joined for a while.
  - C{Member.announceAt}: the announcement of a listener that has said nothing is repeated: once within the delay of the
    first block, and then as often as its protocol has listeners confirm it.
- - C{_blocksSentAt + keepAliveInterval}: a block is sent only to show that the group is alive, as some clients start an
+ - C{_blocksSentAt + longestSilence()}: a block is sent only to show that the group is alive, as some clients start an
    incomplete image when their group is silent.
 
 Two more are checked when something else happens: C{minTurnProgress} at the end of each of its intervals, and
@@ -133,8 +133,8 @@ class GenericTurn(ABC, Generic[M]):
     Serves members one at a time.  The subclass chooses the class of the members.
 
     A protocol that needs rules of its own overrides hooks: L{newMember}, L{successor}, L{turnGiven}, L{repetition},
-    L{announcesAgain}, L{interval}, L{turnEndsAt} and L{leaving}; and the methods of L{ICast}.  It may read all
-    attributes below, and call L{giveTurn}, L{passTurn}, L{remove}, L{sendAgain}, L{delayFirstBlock} and
+    L{announcesAgain}, L{interval}, L{turnEndsAt}, L{longestSilence} and L{leaving}; and the methods of L{ICast}.  It
+    may read all attributes below, and call L{giveTurn}, L{passTurn}, L{remove}, L{sendAgain}, L{delayFirstBlock} and
     L{memberListens}.  Nothing else is promised.
 
     @ivar policy: the timeouts and limits of the cast.
@@ -264,6 +264,15 @@ class GenericTurn(ABC, Generic[M]):
         known to live: a switch that restarts silences all.
         """
         return member.failedTurns > 0 and all(each.suspect for each in self.members if each is not member)
+
+    def longestSilence(self) -> float | None:
+        """
+        Hook: choose how long the group may be sent nothing before a block is sent only to show that it is alive.  It is
+        called at each poll and deadline.
+
+        @return: seconds; L{None}: for ever.  By default C{keepAliveInterval} of the policy.
+        """
+        return self.policy.keepAliveInterval
 
     def leaving(self, member: M, outcome: str, now: float) -> str:
         """
@@ -770,8 +779,8 @@ class GenericTurn(ABC, Generic[M]):
         return True
 
     def _keepAlive(self, now: float) -> SendBlocks | None:
-        """Send a block once more to a group that was sent nothing for C{keepAliveInterval}."""
-        seconds = self.policy.keepAliveInterval
+        """Send a block once more to a group that was sent nothing for L{longestSilence}."""
+        seconds = self.longestSilence()
         if seconds is None or self.highestSent < 0 or self.master is None or now < self._blocksSentAt + seconds:
             return None
         self._blocksSentAt = now
@@ -795,8 +804,9 @@ class GenericTurn(ABC, Generic[M]):
             times.append(self._budgetEndsAt(member))
         if announceAt is not None:
             times.append(announceAt)
-        if self.policy.keepAliveInterval is not None and self.highestSent >= 0:
-            times.append(self._blocksSentAt + self.policy.keepAliveInterval)
+        silence = self.longestSilence()
+        if silence is not None and self.highestSent >= 0:
+            times.append(self._blocksSentAt + silence)
         return max(min(times), now)
 
     # The fast path (castd.server.fastpath): while the only member, or the master of a group, answers as predicted it is
@@ -910,8 +920,8 @@ class GenericTurn(ABC, Generic[M]):
         end = self.turnEndsAt(member)
         if self._costs is not None:
             end = min(end, self._budgetEndsAt(member))
-        alive = self.policy.keepAliveInterval
-        return end if alive is None else min(end, self._blocksSentAt + alive)
+        silence = self.longestSilence()
+        return end if silence is None else min(end, self._blocksSentAt + silence)
 
     def _askedAgainAt(self) -> float:
         """Return the first instant from which on an answer of the master may end its turn."""

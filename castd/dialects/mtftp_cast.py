@@ -157,6 +157,7 @@ class MtftpCast(GenericTurn[MtftpMember]):
         self._heardAt = -NEVER  # any master has sent anything
         self._groupSentAt = -NEVER  # a block was sent to the group
         self._withheld = False  # block 1 was sent to the master alone
+        self._remindedAt = 0  # the repetition of the block in flight that the master was last reminded with
         self._passEndedAt = -NEVER  # the last block was sent
         self._reached = 0  # the blocks before this one have been sent in this pass
         self._crowded, self._crowdedUntil = False, -NEVER
@@ -409,6 +410,19 @@ class MtftpCast(GenericTurn[MtftpMember]):
             return MIN_REPEAT_INTERVAL
         return 0.0 if self._questions & (self._questions + 1) else HANDFUL
 
+    def longestSilence(self) -> float | None:
+        """
+        Choose how long the group may be silent while others wait for a master that does not answer: so short that an
+        iPXE among them, which leaves after 0.25 s, hears something although two datagrams were lost.  Not with EFI's
+        client as master, which leaves at the third copy of a block.
+        """
+        master = self.master
+        if master is None or len(self.members) == 1 or self._countsCopies(master):
+            return None
+        # Of a master that never answered the turn is short, and block 1 goes to it alone with each copy.
+        awaited = self.state is TurnState.WAITING and master.heard and self.serving[0].start > 0
+        return MIN_REPEAT_INTERVAL if awaited else None
+
     def turnEndsAt(self, member: MtftpMember) -> float:
         """Choose the instant after the last allowed repetition, or that of the timeout where those are not limited."""
         repeats = self._maxRepeats(member)
@@ -451,7 +465,11 @@ class MtftpCast(GenericTurn[MtftpMember]):
         number = burst.numbers.start
         if not number or not burst.again or self.master is None:
             return not number
-        return self.master.rto.repeats in REMINDERS and self._mayRemind(number)
+        repeats = self.master.rto.repeats
+        if repeats not in REMINDERS or repeats == self._remindedAt or not self._mayRemind(number):
+            return False
+        self._remindedAt = repeats  # not again before a block that only keeps the group alive
+        return True
 
     # Actions.
 
@@ -513,6 +531,8 @@ class MtftpCast(GenericTurn[MtftpMember]):
     def _sent(self, burst: SendBlocks, now: float) -> None:
         """Note which blocks of the pass have been sent."""
         self._sentOnce, self._groupSentAt = not burst.again, now
+        if not burst.again:
+            self._remindedAt = 0
         if burst.numbers.start == 0 and not burst.again:
             for each in self.members:
                 each.sinceFirstBlock = True

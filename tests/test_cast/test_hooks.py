@@ -110,6 +110,24 @@ def test_timesAreTheHooks() -> None:
     assert turn.master.peer == B
 
 
+def test_theSilenceIsTheHooks() -> None:
+    """A group that was sent nothing for as long as the hook says is sent the block in flight: no repetition."""
+
+    class Talkative(Turn):
+        def longestSilence(self) -> float | None:
+            return 0.1
+
+    turn = Talkative(POLICY, 10)
+    turn.join(A, 0.0)
+    turn.hear(A, RequestBlocks((range(1),)), 0.0)
+    drained(turn, 0.0)
+    assert turn.deadline(0.0) == 0.1
+    assert drained(turn, 0.1) == [SendBlocks(range(1), A, again=True)]
+    assert turn.deadline(0.1) == 0.2
+    assert turn.master is not None
+    assert turn.master.rto.repeats == 0
+
+
 def test_theNextIsTheHooks() -> None:
     """A turn goes to whom the hook chooses."""
 

@@ -185,6 +185,35 @@ def test_neverSilent(words: list[tuple[object, ...]]) -> None:
             last = play.now
 
 
+def silent(port: int, others: int) -> list[tuple[float, Action]]:
+    """Return what is sent in 1.9 s to a master that was heard and is silent, while so many others wait."""
+    play = Play()
+    play.cast = MtftpCast(POLICY, COUNT, clientPort=3001)
+    master = ("10.0.0.2", port)
+    for peer in [master, *PEERS[3 : 3 + others]]:
+        play.say(("join", peer))
+    for number in (1, 2):
+        play.say(("ack", master, number))
+    play.log.clear()
+    play.wait(1.9)
+    return play.log
+
+
+@pytest.mark.parametrize(
+    ("port", "others", "longest"), [(1, 1, 0.08), (1, 0, 0.2), (3001, 1, 0.2)], ids=["others wait", "alone", "EFI"]
+)
+def test_whileOthersWait(port: int, others: int, longest: float) -> None:
+    """
+    Who waits for a master that is silent hears a block at least every 80 ms, as one datagram may be lost, or two; not
+    if the master is EFI's client, which counts the copies.  The master is reminded no more often for that.
+    """
+    log = silent(port, others)
+    instants = [0.0, *(at for at, action in log if isinstance(action, SendBlocks))]
+    assert max(later - at for at, later in pairwise(instants)) == pytest.approx(longest)
+    reminders = [at for at, action in log if isinstance(action, Announce)]
+    assert reminders == [at for at, action in silent(port, 0) if isinstance(action, Announce)]
+
+
 @settings(deadline=None)
 @given(st.lists(SAYS, max_size=60))
 def test_warnings(words: list[tuple[object, ...]]) -> None:
