@@ -207,7 +207,6 @@ class GroupWire:
     """
     Translates for one group.  A subclass adds C{announce}, C{header}, C{headerKey} and C{close}.
 
-    @ivar terms: the options that the group was opened with.
     @ivar size: octets of the file.
     @cvar listenersConfirm, earlyFarewell: see L{GroupReader}.
     """
@@ -220,7 +219,6 @@ class GroupWire:
     listenersConfirm = earlyFarewell = False
 
     def __init__(self, terms: AgreedOptions, size: int, policy: RetransmitPolicy, group: tuple[str, int]) -> None:
-        self.terms = terms
         self.size = size
         self.blocksize = terms.blksize
         self.policy = policy

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from castd.packets.tftp import Data, Error, Oack, buildAck
+from castd.packets.tftp import Data, Error, Oack, buildAck, parse
 from castd.request import Peer
 from castd.testing import RecordingClient, pattern
 from tests.support.clients.multicast import Member, value
@@ -222,8 +222,10 @@ def test_MC16_aListenerThatCannotHaveEverything() -> None:
         first = serving(stage)
         second = stage.join(2)
         second.ack(6)
+        assert first.ack(1, 2, 3, 4) == [2, 3, 4, 5]
+        second.ack(6)
         assert stage.told("received") == []
-        first.ack(1, 2, 3, 4, 5, 6)
+        first.ack(5, 6)
         assert second.roles()[-1] == "1"
 
 
@@ -349,6 +351,16 @@ def test_MC24_etherbootComesFromAnotherPort() -> None:
         (cast,) = stage.listener.casts()
         assert list(cast.receivers) == [("10.0.0.11", 2002)]
         assert second.ack(0) == [1]
+
+
+def test_otherOptionsAreAnotherClient() -> None:
+    """A request of the same machine that is not the same is no repetition of Etherboot's: both are members."""
+    with GroupStage({"f": pattern(70_000)}, port=1758) as stage:
+        stage.join(1, 2001, rrq("/f", multicast="", blksize=1024, tsize=""))
+        stage.network.advance(9.9)
+        assert value(stage.join(1, 2002, rrq("/f", tsize=0, blksize=1024, multicast="")).oack).endswith(",0")
+        (cast,) = stage.listener.casts()
+        assert list(cast.receivers) == [("10.0.0.11", 2001), ("10.0.0.11", 2002)]
 
 
 def test_MC24_etherbootNamesOurAddress() -> None:
@@ -535,6 +547,19 @@ def test_MC40_aLostBlock() -> None:
         letters = stage.heard(0.06)
         assert [letter.datagram[3] for letter in letters][:2] == [4, 4]
         assert letters[1].time - letters[0].time <= 0.05
+
+
+def test_aBusyMasterFindsNoHeapOfOacks() -> None:
+    """A measured master that is silent is sent its OACK at least 0.1 s apart, while its block goes out sooner."""
+    with GroupStage() as stage:
+        first = serving(stage, 3)
+        stage.join(2)
+        first.told()
+        copies = stage.blocks(0.9)
+        oacks = first.client.take()
+        assert {value(parse(letter.datagram))[-1] for letter in oacks} == {"1"}
+        assert len(copies) > len(oacks) > 2
+        assert min(gaps([letter.time for letter in oacks])) >= 0.1
 
 
 def test_MC41_aDeafMaster() -> None:
