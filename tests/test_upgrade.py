@@ -268,6 +268,25 @@ def test_upload(case: Callable[..., Case], network: Network, folder: Path) -> No
     assert one.casts() == (0, 1)
 
 
+@pytest.mark.parametrize("dies", ["old", "new"])
+def test_uploadsOfTheDead(case: Callable[..., Case], network: Network, folder: Path, dies: str) -> None:
+    """What a process that was killed has left of its uploads is removed by the one that goes on, once it is over."""
+    (folder / "drop").mkdir()
+    one = case(f"{START}uploads: [{{directory: {{path: drop}}}}]\naccess: [{{allow: any}}]\n{SINGLE}")
+    assert one.upgrade() == ()
+    left = folder / "drop" / ".castd-1234-1.part"
+    left.write_bytes(b"half")
+    if dies == "new":
+        one.die()
+    else:
+        one.line.ends[0].close()
+        network.advance(0.5)
+        assert left.exists()  # it may be locked as long as the process is dying
+        one.killedOld = True
+    network.advance(0.2)
+    assert not left.exists()
+
+
 def test_looking(case: Callable[..., Case], network: Network) -> None:
     """A request whose file is still being looked for when the new process takes over is answered by that."""
 

@@ -265,7 +265,8 @@ class UploadDirectory:
         """
         Remove the partial files that a crashed server has left in this directory and all below.
 
-        It is to be called at the start.  Files that are still being written, by this process or another, stay.
+        It is to be called at the start, and when a process beside this one has ended.  Files that are still being
+        written, by this process or another, stay.
 
         @return: a Deferred of how many files were removed.
         """

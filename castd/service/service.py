@@ -213,6 +213,10 @@ class Server(MultiService):
         _log.info(form, event="started", version=__version__, file=file, loop=loop, pid=os.getpid())
         if native.WORTH_A_WARNING:
             _log.warn("the native loop is not used: {why}", event="unused-loop", why=native.REASON)
+        self.removeAbandoned()
+
+    def removeAbandoned(self) -> None:
+        """Remove the unfinished uploads of processes that have crashed, before this one or beside it."""
         for drops in list(self.site.drops.values())[:1]:
             for directory in drops.directories:
                 directory.removeAbandoned().addErrback(_removalFailed)
@@ -459,6 +463,7 @@ class Server(MultiService):
         for each in self.addresses:
             each.resume()
         self.startServing()
+        self.removeAbandoned()
 
     def leaveWatch(self, pid: int) -> None:
         """Tell the service manager that the process to watch is another one."""

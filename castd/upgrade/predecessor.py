@@ -297,6 +297,19 @@ class Predecessor(Service):
         for ended in self._ended:
             if not ended.called:
                 ended.callback(None)
+        self._removeAbandoned(now + DEATH_TIMEOUT)
+
+    def _removeAbandoned(self, until: float) -> None:
+        """
+        Have the unfinished uploads removed that a predecessor has left which was killed.  While it is dying it may
+        still lock them, though its end of the channel is closed.
+        """
+        if self._server.stopping:
+            return  # the next start does it
+        if self._hasEnded(self.pid) or self._site.reactor.seconds() >= until:
+            self._server.removeAbandoned()
+        else:
+            self._site.reactor.callLater(DEATH_CHECK, self._removeAbandoned, until)
 
     # Messages from the predecessor.
 

@@ -78,5 +78,8 @@ class UpgradableServer(Protocol):
     def resumeServing(self) -> None:
         """Serve as before L{stopServing}: the other process has died."""
 
+    def removeAbandoned(self) -> None:
+        """Remove the unfinished uploads of the other process, which has ended."""
+
     def leaveWatch(self, pid: int) -> None:
         """Tell the service manager that the process to watch is another one."""
