@@ -5,13 +5,11 @@ Makes castd a plugin of Twisted, for C{twistd castd} and C{twist castd}; C{twist
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from types import TracebackType
 from typing import ClassVar
 
 from twisted.application.service import IService, IServiceCollection, MultiService
-from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import (
     ILogObserver,
     LegacyLogObserverWrapper,
@@ -92,9 +90,6 @@ def makeService(options: Options) -> IService:
         return server
     sys.excepthook = _excepthook
     server.logs = _logs(options.parent)
-    # SIGUSR1, as twistd handles it for its own log.
-    threads = IReactorFromThreads(server.site.reactor)
-    signal.signal(signal.SIGUSR1, lambda *_: threads.callFromThread(server.logs.rotate))
     try:
         with server.asEffectiveUser():
             server.logs.open(server.config)

@@ -77,9 +77,9 @@ class Running:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Running]:
+def serving(folder: Path, more: str = "") -> Iterator[Running]:
     made = Running(folder)
-    made.write()
+    made.write(more)
     command = ("-m", "castd", "serve", "-c", folder / "x.yaml")
     with running(*command, RUNTIME_DIRECTORY=str(folder / "run")) as process:
         until(process, "listens at")
@@ -141,6 +141,22 @@ def test_removedControl(tmp_path: Path) -> None:
         server.process.send_signal(signal.SIGHUP)
         eventually(server.control.exists, "the control socket", 20)
         assert server.castd("status").exit_code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.loopback
+def test_rotatedBySignal(tmp_path: Path) -> None:
+    """SIGUSR1 begins a new log, also under castd serve, or opens that of a program that has renamed the old one."""
+    with serving(tmp_path, "logging: {json: events}\n") as server:
+        log = tmp_path / "events"
+        for old in ("events.1", "renamed"):
+            if old == "renamed":
+                log.rename(tmp_path / old)
+            server.process.send_signal(signal.SIGUSR1)
+            eventually(lambda old=old: log.exists() and (tmp_path / old).exists(), "a new log", 20)
+        assert server.ask(b"none")[1][:4] == b"\0\5\0\1"
+        eventually(lambda: '"refused"' in log.read_text(), "the event", 20)
+    assert sorted(each.name for each in tmp_path.glob("events*")) == ["events", "events.1"]
 
 
 @pytest.mark.slow

@@ -92,6 +92,8 @@ def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | No
     # More than one: a disk that does not answer may keep some for ever.
     server.thread = DiskThreads(4)
     SignalService(threads, signal.SIGHUP, server.reread).setServiceParent(server)
+    # As twistd handles it for its own log.
+    SignalService(threads, signal.SIGUSR1, server.rotateLogs).setServiceParent(server)
     SignalService(threads, signal.SIGUSR2, server.handover.upgrade).setServiceParent(server)
     reactor.callWhenRunning(StopSignals(threads, server).install)
     toSuccessor = partial(ChannelToSuccessor, IReactorFDSet(reactor))

@@ -256,6 +256,10 @@ class Server(MultiService):
         seconds = self.site.limits.drain
         _log.info(form, event="stopping", signal=signal, transfers=transfers, seconds=seconds)
 
+    def rotateLogs(self) -> None:
+        """Begin new log files, or go on in those of a program that has renamed the old ones."""
+        self.logs.rotate()
+
     def _removeUnfinished(self, result: object) -> Deferred[object]:
         """Wait until the files of uploads that were broken off are removed, but not for a disk that hangs."""
         settling = allWithin([each.sink.settled() for each in self._sinks], SETTLE_TIMEOUT, self.site.reactor)
