@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import select
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -275,8 +276,23 @@ def _syntaxFault(error: yaml.MarkedYAMLError) -> Fault:
     inside = f" ({error.context}, line {begun})" if begun else ""
     problem = str(error.problem or error.context)
     hints = [*(_INLINE_HINTS if _isInline(mark) else {}).items(), *_SYNTAX_HINTS.items()]
-    hint = next((hint for part, hint in hints if part in problem), "")
+    hint = _joined(mark) or next((hint for part, hint in hints if part in problem), "")
     return Fault(mark.line + 1 if mark else 1, "", f"not YAML: {problem}{inside}{hint and f': {hint}'}")
+
+
+#: A key, and one whose colon has no blank behind it, so that YAML reads it and the beginning of its value as one text.
+_KEY = re.compile(r"\s*[A-Za-z][\w-]*", re.ASCII)
+_JOINED = re.compile(r"\s*(?:- )?(?P<key>[A-Za-z][\w-]*):(?P<value>[{\[]?[\w.]+)", re.ASCII)
+
+
+def _joined(mark: yaml.Mark | None) -> str:
+    """Return the hint that a blank is missing behind the key of this line, or of the one before; C{""}: none is."""
+    if mark is None or mark.buffer is None:
+        return ""
+    above, here = ("", *mark.buffer[: mark.pointer].split("\n"))[-2:]
+    # A line that begins with a key of its own is read as one text with the line before, up to the colon.
+    found = _JOINED.match(here) or (_JOINED.fullmatch(above) if _KEY.fullmatch(here) else None)
+    return f"a blank is missing: write '{found['key']}: {found['value']}'" if found else ""
 
 
 def _isInline(mark: yaml.Mark | None) -> bool:
