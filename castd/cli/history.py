@@ -43,7 +43,7 @@ class _MachineName(click.ParamType[str]):
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
         text = str(value)
         if validMac(text) is None and plainAddress(text) is None:
-            self.fail(f"{text} is neither an address nor a MAC", param, ctx)
+            self.fail(f"{text} is neither an address nor a MAC, such as 52:54:00:66:00:10", param, ctx)
         return text
 
 
