@@ -482,6 +482,24 @@ def test_checkFiles(folder: Path, access: str, file: str, told: str | None) -> N
 MTFTP = "castd: 1\ncontent: [{directory: {path: boot}}]\ntransports:\n  mtftp:\n    interface: 127.0.0.1\n    files:\n"
 
 
+def test_checkLeases(folder: Path) -> None:
+    """castd check warns of a lease file that is not there, is none, or is of another server; one may be empty yet."""
+    (folder / "isc").write_text("lease 10.0.0.7 { binding state active; hardware ethernet 52:54:00:66:00:10; }\n")
+    (folder / "empty").write_text("# made when the server started\n")
+    leases = [{"path": each, "format": "dnsmasq"} for each in ("gone", ".", "isc", "empty")]
+    section = {"leases": [*leases, {"path": "isc", "format": "isc"}]}
+    with (folder / "good.yaml").open("a") as file:
+        file.write(f"machines: {json.dumps(section)}\n")
+    checked = castd("check", folder / "good.yaml")
+    assert checked.exit_code == 0, checked.output
+    lines = [line for line in checked.stderr.splitlines() if line.endswith(": machines are not known by it")]
+    assert [line.split(": ", 3)[3].removesuffix(": machines are not known by it") for line in lines] == [
+        f"{folder}/gone: No such file or directory",
+        f"{folder}: not a regular file",
+        f"{folder}/isc: its format is isc, not dnsmasq",
+    ]
+
+
 def test_checkGroups(folder: Path) -> None:
     """Files that iPXE cannot have are named, and that is a warning only."""
     (folder / "x.yaml").write_text(MTFTP + "      hello.txt: 239.255.1.1:3001\n      b: 239.255.1.2:3002\n")

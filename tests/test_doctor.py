@@ -396,6 +396,17 @@ def test_otherSources(tmp_path: Path) -> None:
     ]
 
 
+def test_leaseFiles(tmp_path: Path) -> None:
+    """A lease file that the user who serves may not read is a problem: no machine would be known by it."""
+    leases = [{"path": each, "format": "kea"} for each in ("open.csv", "closed.csv")]
+    about = subject(tmp_path, sections={"machines": {"leases": leases}})
+    machine = FakeMachine(closed={f"{tmp_path}/closed.csv"})
+    assert findings(lookAtFiles, about, machine, "problem") == [
+        f"machines.leases: user 65534 may not read {tmp_path}/closed.csv"
+    ]
+    assert f"machines.leases: user 65534 may read {tmp_path}/open.csv" in findings(lookAtFiles, about, machine, "fine")
+
+
 def test_closedFolder(tmp_path: Path) -> None:
     """The outermost folder on the path that is closed is named, since that is what has to be opened."""
     machine = FakeMachine(closed={str(tmp_path), str(tmp_path.parent)})

@@ -19,6 +19,9 @@ from castd.config.config import Config, listening
 from castd.config.yaml import Route
 from castd.errors import NotFound
 from castd.files.directory import patience
+from castd.machines.lease_file import LeaseFile
+from castd.machines.leases import FORMATS
+from castd.machines.options import LeaseFileOptions
 from castd.observe import journal
 from castd.options import HostPort
 from castd.service.endpoints import boundTo
@@ -112,6 +115,28 @@ def templateWarnings(config: Config) -> Iterator[str]:
 
             inventory = entry.options.inventory
             yield from templateFaults(str(entry.options.file), None if inventory is None else str(inventory))
+
+
+def leaseWarnings(config: Config) -> Iterator[str]:
+    """Return a warning for each lease file that no machine is known by: the server starts, and reads it when asked."""
+    for number, options in enumerate(config.machines.leases):
+        try:
+            fault = _leaseFault(options)
+        except OSError as error:
+            fault = error.strerror or "it cannot be read"
+        if fault:
+            where = config.tree.where(("machines", "leases", number, "path"))
+            yield f"{where}: {options.path}: {fault}: machines are not known by it"
+
+
+def _leaseFault(options: LeaseFileOptions) -> str:
+    """Return why no machine is known by a lease file; C{""}: some are, or may be later.  @raise OSError: see there."""
+    if not stat.S_ISREG(options.path.stat().st_mode):
+        return "not a regular file"
+    if LeaseFile(options).read():
+        return ""
+    others = (options.model_copy(update={"format": each}) for each in FORMATS if each != options.format)
+    return next((f"its format is {each.format}, not {options.format}" for each in others if LeaseFile(each).read()), "")
 
 
 def _files(config: Config) -> Iterator[tuple[Route, Path]]:

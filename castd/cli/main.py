@@ -20,6 +20,7 @@ from castd import __version__, native
 from castd.cli.check import (
     fileWarnings,
     findMissing,
+    leaseWarnings,
     machineWarnings,
     permitted,
     serviceWarnings,
@@ -200,6 +201,7 @@ def check(file: Path | None, config: Path | None) -> None:
         *warningsOf(found),
         *fileWarnings(server),
         *templateWarnings(found),
+        *leaseWarnings(found),
         *serviceWarnings(server),
         *machineWarnings(found),
         *collected.faults,

@@ -59,6 +59,8 @@ def lookAtFiles(subject: Subject, machine: IMachine) -> Iterator[Finding]:
     for entry in subject.config.content:
         if not isinstance(entry.options, DirectoryOptions):
             yield from _sourceFindings(entry, machine)
+    for leases in subject.config.machines.leases:
+        yield _readFinding("machines.leases", leases.path, machine)
     for uploads in taking(subject.config):
         yield _uploadFinding(uploads, machine)
 
@@ -67,12 +69,16 @@ def _sourceFindings(entry: Entry, machine: IMachine) -> Iterator[Finding]:
     """Find out whether the files that another source names can be read, such as a template."""
     paths = [each for _, each in entry.options if isinstance(each, Path)]
     for path in paths:
-        if machine.access(str(path), os.R_OK):
-            yield Finding("fine", f"{entry.name}: user {machine.uid} may read {path}")
-        else:
-            yield Finding("problem", f"{entry.name}: user {machine.uid} may not read {path}", f"namei -l {path}")
+        yield _readFinding(entry.name, path, machine)
     if not paths:
         yield Finding("not known", f"{entry.name}: what {entry.kind} reads")
+
+
+def _readFinding(name: str, path: Path, machine: IMachine) -> Finding:
+    """Find out whether one file can be read, which something of this name reads."""
+    if machine.access(str(path), os.R_OK):
+        return Finding("fine", f"{name}: user {machine.uid} may read {path}")
+    return Finding("problem", f"{name}: user {machine.uid} may not read {path}", f"namei -l {path}")
 
 
 def _closedFolder(path: Path, machine: IMachine) -> str | None:
