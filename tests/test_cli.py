@@ -44,6 +44,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def _anotherServes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever tries castd may have one running meanwhile: the ports of these files are as if they were free."""
+    bind = check._bind
+
+    def bound(host: str, port: int, kind: socket.SocketKind) -> int:
+        error = bind(host, port, kind)
+        return 0 if error == errno.EADDRINUSE and port in (1759, 6969) else error
+
+    monkeypatch.setattr(check, "_bind", bound)
+
+
 def castd(*arguments: str | Path) -> Result:
     return CliRunner(env={"COLUMNS": "160"}).invoke(main.main, [str(each) for each in arguments])
 
@@ -657,7 +669,7 @@ def test_tooLongToLookAt(folder: Path) -> None:
     long = "x" * 300
     file = folder / "x.yaml"
     file.write_text(
-        f"{GOOD}transports: {{tftp: {{port: 6969, interface: 127.0.0.1}}}}\nrecorder: {{directory: {long}}}\n"
+        f"{GOOD}transports: {{tftp: {{port: {freePort()}, interface: 127.0.0.1}}}}\nrecorder: {{directory: {long}}}\n"
     )
     assert serving(file) == (69, [f"{file}:5: recorder.directory: {folder}/{long}: File name too long"])
     said = castd("serve", folder / long)
