@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.logger import formatEvent
 
 from castd.dialects.mtftp import REUSE_DELAY
 from castd.packets import slam
@@ -20,6 +21,7 @@ from castd.upgrade import predecessor
 from castd.upgrade.predecessor import DEATH_TIMEOUT, Predecessor
 from castd.upgrade.successor import READY_TIMEOUT, Successor
 from tests.support.disks import result
+from tests.support.log import observed
 from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, Client
 from tests.test_reload import BODY
 
@@ -485,6 +487,10 @@ def test_stopped(case: Callable[..., Case], network: Network) -> None:
     assert one.upgrade() == ()
     assert one.new is not None
     over: list[object] = []
+    lines: list[str] = []
+    with observed(lambda event: lines.append(formatEvent(event))):
+        one.new.logStopping("SIGTERM", True)
+    assert lines == ["castd stops by SIGTERM: 0 transfers have 20 s to end, and those of process 1234"]
     one.new.stopService().addCallback(over.append)
     network.advance(0.1)
     assert (one.left, over) == (["old"], [])

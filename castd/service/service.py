@@ -253,8 +253,11 @@ class Server(MultiService):
         form = "castd stops by {signal}: {transfers} transfers have {seconds:g} s to end"
         if not first:
             form = "castd is stopping already, {signal} changes nothing: {transfers} transfers are left"
-        seconds = self.site.limits.drain
-        _log.info(form, event="stopping", signal=signal, transfers=transfers, seconds=seconds)
+        fields: dict[str, object] = {"transfers": transfers, "seconds": self.site.limits.drain}
+        if self.site.predecessor is not None:
+            # It is stopped with this process, which counts its own transfers only.
+            form, fields["before"] = f"{form}, and those of process {{before}}", self.site.predecessor.pid
+        _log.info(form, event="stopping", signal=signal, **fields)
 
     def rotateLogs(self) -> None:
         """Begin new log files, or go on in those of a program that has renamed the old ones."""
