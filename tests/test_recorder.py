@@ -26,7 +26,8 @@ from castd.request import Local, Request
 from castd.server import recorder as recorder_
 from castd.server.attempts import SIZE_TIME
 from castd.server.cast_protocol import CastProtocol
-from castd.server.recorder import MOST_ENDED, MOST_HEAD, OVERHEAD, RecordedCast, Recorder, Selection
+from castd.server.recorded import RecordedCast
+from castd.server.recorder import MOST_ENDED, MOST_HEAD, OVERHEAD, Recorder, Selection
 from castd.service import recorders
 from castd.testing import Network, RecordingClient
 from tests.support.captures import Seen, readCapture, told

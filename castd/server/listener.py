@@ -30,7 +30,7 @@ from castd.request import Local, Peer, Request, hostPort
 from castd.server import eventlog
 from castd.server.cast_protocol import CastProtocol, closeContent
 from castd.server.port_dialect import PortDialect
-from castd.server.recorder import noteRequest
+from castd.server.recorded import noteRequest
 from castd.server.refusals import Refusals
 from castd.server.sessions import Opener, Session, Sessions, inTime
 from castd.server.shedding import Shedding

@@ -33,7 +33,7 @@ from castd.request import Peer, Request
 from castd.server import eventlog
 from castd.server.cast_protocol import CastProtocol, closeContent
 from castd.server.listening_transport import ListeningTransport
-from castd.server.recorder import RecordedCast, RecordedUpload, noteRequest
+from castd.server.recorded import RecordedCast, RecordedUpload, noteRequest
 from castd.server.upload_protocol import UploadProtocol
 
 if TYPE_CHECKING:

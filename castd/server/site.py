@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
@@ -47,10 +47,8 @@ from castd.server.blockcache import BlockCache
 from castd.server.deaf import DeafMachines
 from castd.server.known import DividedLimit
 from castd.server.machines import Machines
+from castd.server.recorder import Recorder
 from castd.slices import Slices
-
-if TYPE_CHECKING:
-    from castd.server.recorder import Recorder
 
 _log = Logger(namespace="castd")
 

@@ -26,7 +26,8 @@ from castd.options import Limits
 from castd.server.cast_protocol import CastProtocol
 from castd.server.fastpath import FastPath
 from castd.server.listener import Listener
-from castd.server.recorder import RecordedCast, Recorder
+from castd.server.recorded import RecordedCast
+from castd.server.recorder import Recorder
 from castd.server.site import Site
 from castd.testing import BytesContent, pattern
 from castd.testing.site import NoJitterRandom
