@@ -27,8 +27,9 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
 from castd.cli import control, main
-from castd.observe import metrics
-from castd.observe.metrics import MAX_TRANSPORTS, CountedEntry, Counters, MetricsPage, MetricsSite
+from castd.observe import web
+from castd.observe.metrics import MAX_TRANSPORTS, CountedEntry, Counters, MetricsPage
+from castd.observe.web import MetricsSite
 from castd.service import admin
 from castd.service.admin import ControlFactory
 from castd.slices import Slices
@@ -397,7 +398,7 @@ def page32() -> tuple[Any, bytes, int, list[Deferred[object]]]:
 
     site = MetricsSite(MetricsPage(lambda: succeed(b""), unready))
     site.reactor = Clock()  # type: ignore[assignment]
-    return site, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n", metrics.MOST_CONNECTIONS, asked
+    return site, b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n", web.MOST_CONNECTIONS, asked
 
 
 @pytest.mark.parametrize("port", [control16, page32])
@@ -474,7 +475,7 @@ def test_manyIdle(tmp_path: Path) -> None:
     with serving(tmp_path) as server, ExitStack() as stack:
         for family, address, most in (
             (socket.AF_UNIX, str(server.control), admin.MOST_CONNECTIONS),
-            (socket.AF_INET, ("127.0.0.1", server.web), metrics.MOST_CONNECTIONS),
+            (socket.AF_INET, ("127.0.0.1", server.web), web.MOST_CONNECTIONS),
         ):
             for _ in range(most + 4):
                 idle = stack.enter_context(socket.socket(family, socket.SOCK_STREAM))

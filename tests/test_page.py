@@ -27,9 +27,10 @@ from castd.files.names import printable
 from castd.interfaces import ILiveTransfer, IMappedTransfer, LiveReceiver, MemberMap
 from castd.observe import page, report
 from castd.observe.format import showInstant
-from castd.observe.metrics import CountedEntry, Counters, Gauges, MetricsPage, MetricsSite, scraper
+from castd.observe.metrics import CountedEntry, Counters, Gauges, MetricsPage, scraper
 from castd.observe.page import HEADERS, hostOf, isLoopback, pageResources
 from castd.observe.report import MOST_GROUPS, MOST_MEMBERS, MOST_TRANSFERS, Reporter, Sources, versions
+from castd.observe.web import MetricsSite
 from castd.packets.tftp import buildAck
 from castd.service.admin import ControlFactory
 from castd.service.service import read

@@ -55,7 +55,7 @@ def test_isTwistedsOwn(namespace: str, level: LogLevel, form: str, wanted: bool)
         ("ControlFactory starting on '/run/castd/control'", True),
         ("(TCP Port 9147 Closed)", True),
         ("(UNIX Port '/run/castd/control' Closed)", True),
-        ("Stopping factory <castd.observe.metrics.MetricsSite object at 0x7f>", True),
+        ("Stopping factory <castd.observe.web.MetricsSite object at 0x7f>", True),
         ("a plugin of 2009 has started", False),
     ],
 )

@@ -21,18 +21,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.interfaces import IReactorTime, ITCPTransport
-from twisted.internet.protocol import connectionDone
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import ILogObserver, LogEvent
-from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource, Resource
-from twisted.web.server import Site
 from zope.interface import implementer
 
 from castd.files.threads import RunInThread
 from castd.interfaces import ICastTransport, ILiveTransfer, IPortService, ISite
-from castd.net.connections import ConnectionLimit
 from castd.observe.report import Shared, versions
 from castd.observe.status import KINDS, OTHER, asked, resources, serviceCounts, underWay
 from castd.observe.web import Answer, TextResource
@@ -40,8 +35,6 @@ from castd.outcomes import DONE, MEANING
 from castd.packets.pxe import ARCHITECTURES
 from castd.slices import Slices
 
-#: The most connections to the metrics address at once; beyond, the oldest that asks nothing leaves for the next one.
-MOST_CONNECTIONS = 32
 #: The most transports that have a label of their own, over all reloads; all others are L{OTHER}.
 MAX_TRANSPORTS = 256
 
@@ -539,69 +532,6 @@ def scraper(
     @param thread: makes the text.
     """
     return Shared(reactor, lambda: slices.run(counters.prepare()).addCallback(lambda _: thread(counters.text)), 0.0).get
-
-
-class PageConnection(HTTPChannel):
-    """
-    One connection to the metrics address.
-
-    @ivar answering: see L{LimitedConnection<castd.net.connections.LimitedConnection>}.
-    """
-
-    transport: ITCPTransport
-    site: MetricsSite
-    answering = False
-
-    def connectionMade(self) -> None:
-        HTTPChannel.connectionMade(self)
-        self.site.limit.enter(self)
-
-    def allHeadersReceived(self) -> None:
-        """
-        Refuse a request that is to have a body, as none needs one: Twisted would put it on the disk, however large, and
-        read it as a form while all transfers wait.
-        """
-        if self.length == 0:
-            HTTPChannel.allHeadersReceived(self)
-            return
-        self.transport.write(b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-        HTTPChannel.loseConnection(self)
-
-    def allContentReceived(self) -> None:
-        """Answer a request, as the whole of it has come: headers that never end are no request."""
-        self.answering = True
-        HTTPChannel.allContentReceived(self)
-
-    def requestDone(self, request: object) -> None:
-        """End a request that was answered."""
-        self.answering = False
-        HTTPChannel.requestDone(self, request)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.site.limit.leave(self)
-        HTTPChannel.connectionLost(self, reason)
-
-
-class MetricsSite(Site):
-    """
-    Serves L{MetricsPage} without logging requests, which come every few seconds.
-
-    @ivar limit: counts the connections.
-    """
-
-    noisy = False
-    protocol = PageConnection  # type: ignore[assignment]
-
-    def __init__(self, page: Resource) -> None:
-        Site.__init__(self, page)
-        self.limit = ConnectionLimit(MOST_CONNECTIONS)
-
-    def acceptableProtocols(self) -> list[bytes]:
-        """Return the only protocol that L{PageConnection} speaks, for an endpoint with TLS."""
-        return [b"http/1.1"]
-
-    def log(self, request: object) -> None:
-        """Log nothing."""
 
 
 class MetricsPage(Resource):

@@ -207,8 +207,9 @@ class AdminPorts:
 
     def _metricsSite(self) -> IProtocolFactory:
         # Imported here: prometheus_client is optional, the extra "metrics".
-        from castd.observe.metrics import Counters, Gauges, MetricsPage, MetricsSite, scraper
+        from castd.observe.metrics import Counters, Gauges, MetricsPage, scraper
         from castd.observe.page import pageResources
+        from castd.observe.web import MetricsSite
 
         if self._counters is None:
             self._counters = Counters(self._counted, self._server.batch.flush)
