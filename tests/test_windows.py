@@ -148,6 +148,16 @@ def test_octets(fault: str, windowsize: int) -> None:
     assert seconds <= read(FILE, windowsize, **clean)[1] + delays
 
 
+@pytest.mark.parametrize(("windowsize", "busy"), [(8, 0.002), (16, 0.001)])
+def test_slowWithEqualSteps(windowsize: int, busy: float) -> None:
+    """
+    A machine acknowledges every second block, and is so slow that no ACK comes too soon to answer the copy before: it
+    is known by its equal steps.
+    """
+    factor, _, _ = read(pattern(200 * 512), windowsize, every=2, busy=lambda index: busy)
+    assert factor <= 1.2
+
+
 @pytest.mark.parametrize("later", [0.001, 0.03])
 @pytest.mark.parametrize("windowsize", [4, 16])
 def test_aLongRoundTrip(windowsize: int, later: float) -> None:
