@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import PurePosixPath
 
@@ -517,16 +517,19 @@ class _DnsmasqReader:
         """
         Yield the rules in the order in which dnsmasq decides.
 
-        Of C{dhcp-boot} those with tags come first, the last line before the others; iPXE takes their file before a
-        menu, and firmware the menu before their file.
+        Of C{dhcp-boot} those with tags come first, the last line before the others.  Where there are menus, iPXE takes
+        their file before a menu, and firmware the menu before their file.
         """
         tagged = [each for each in reversed(self._boots) if each.conditions != BootConditions()]
         others = [each for each in reversed(self._boots) if each.conditions == BootConditions()][:1]
-        for entry in tagged:
-            if entry.conditions.ipxe:
-                yield entry.conditions.asRule() | {"boot": entry.file}, entry.place
-        yield from self._menus()
-        for entry in (*(each for each in tagged if not each.conditions.ipxe), *others):
+        if menus := list(self._menus()):
+            ofIpxe = [at for at, each in enumerate(tagged, 1) if each.conditions.ipxe]
+            for entry in tagged[: max(ofIpxe, default=0)]:
+                if entry.conditions.ipxe is not False:
+                    yield replace(entry.conditions, ipxe=True).asRule() | {"boot": entry.file}, entry.place
+            yield from menus
+            tagged = [each for each in tagged if not each.conditions.ipxe]
+        for entry in (*tagged, *others):
             yield entry.conditions.asRule() | {"boot": entry.file}, entry.place
 
     def _menus(self) -> Iterator[tuple[Options, Place]]:
