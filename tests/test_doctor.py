@@ -130,6 +130,23 @@ def test_systemdPort(tmp_path: Path) -> None:
     assert len(findings(lookAtPorts, subject(tmp_path), machine, "not known")) == 1
 
 
+def test_addressIsGone(tmp_path: Path) -> None:
+    """An address that no interface has is a problem, and no port of it is free; those of loopback are always there."""
+    sections = {"metrics": {"listen": "10.0.0.77:9147"}}
+    about = subject(tmp_path, sections=sections, tftp=TFTP, near={**TFTP, "use": "tftp", "interface": "127.0.0.9"})
+    machine = FakeMachine()
+    assert findings(lookAtPorts, about, machine, "problem") == ["metrics: no interface has the address 10.0.0.77"]
+    assert findings(lookAtPorts, about, machine, "fine") == [
+        "UDP 10.0.0.5:69 (tftp) is free",
+        "UDP 127.0.0.9:69 (near) is free",
+    ]
+    machine.devices = {"127.0.0.1": "lo"}
+    assert findings(lookAtPorts, about, machine, "problem") == [
+        "tftp: no interface has the address 10.0.0.5",
+        "metrics: no interface has the address 10.0.0.77",
+    ]
+
+
 def test_otherSocketsAreNone(tmp_path: Path) -> None:
     """Other ports, other addresses, and connections that do not listen hold none of ours."""
     about = subject(tmp_path, sections={"metrics": {"listen": "127.0.0.1:9147"}}, tftp=TFTP)
@@ -227,13 +244,13 @@ def test_otherDevices(tmp_path: Path) -> None:
     assert len(findings(lookAtMtu, subject(tmp_path, tftp={**TFTP, "interface": "10.9.0.1"}), machine, "problem")) == 1
 
 
-def test_addressIsGone(tmp_path: Path) -> None:
-    """An interface that is down, or an address that no interface has, is a problem."""
+def test_interfaceIsDown(tmp_path: Path) -> None:
+    """An interface that is down, or none that has an address, is a problem."""
     about = subject(tmp_path, tftp=TFTP)
     down = FakeMachine({"/sys/class/net/eth0/operstate": "down\n"})
     assert findings(lookAtMtu, about, down, "problem") == ["eth0 (10.0.0.5) is down"]
     gone = FakeMachine(devices={"127.0.0.1": "lo"})
-    assert "tftp: no interface has the address 10.0.0.5" in findings(lookAtMtu, about, gone, "problem")
+    assert findings(lookAtMtu, about, gone, "problem") == ["no interface that a transport uses has an address"]
 
 
 CACHE = """\

@@ -6,7 +6,7 @@ the way.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import Final, NamedTuple
 
 from castd.config.config import listening
@@ -77,10 +77,23 @@ def lookAtPorts(subject: Subject, machine: IMachine) -> Iterator[Finding]:
     bound = list(boundSockets(machine))
     wanted = {want: _takenBy(want, bound) for want in wantedPorts(subject)}
     known = holders(machine, {each.inode for sockets in wanted.values() for each in sockets})
+    own = machine.addresses()
+    hosts = (*subject.interfaces, *((want.by, want.host) for want in wanted if want.kind == "tcp"))
+    gone = {host: name for name, host in hosts if host not in own and not _isEverywhere(host)}
+    for host, name in gone.items():
+        cure = "wait for the network (After=network-online.target), or mend the address"
+        yield Finding("problem", f"{name}: no interface has the address {host}", cure)
     for want, sockets in wanted.items():
+        if not sockets and want.host in gone:
+            continue
         who = [each for sock in sockets for each in known[sock.inode]]
         servers = [each.pid for each in who if each.isCastd and serves(machine, each, subject.config.file)]
         yield _portFinding(want, sockets, who, subject.pid or next(iter(servers), None))
+
+
+def _isEverywhere(host: str) -> bool:
+    """Return whether every machine has an address: that for all, C{""} too, and those of the loopback interface."""
+    return not host or ip_address(host).is_unspecified or ip_address(host).is_loopback
 
 
 def _takenBy(want: WantedPort, bound: list[BoundSocket]) -> list[BoundSocket]:
