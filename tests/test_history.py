@@ -351,6 +351,16 @@ def test_sizeOfABurst(tmp_path: Path, inMemory: bool) -> None:
     assert len(names) > 400
 
 
+def test_logBesideTheFile(tmp_path: Path) -> None:
+    """What SQLite writes beside the file does not keep the size of a burst."""
+    kept, log = Kept(tmp_path / "history.sqlite", age=1e6, size=64 << 20), tmp_path / "history.sqlite-wal"
+    entry = history.entryOf(refused(1.0, why="x" * 5000))
+    kept.store.add([entry] * 1024, 1.0)
+    assert log.stat().st_size > history.LARGEST_LOG
+    kept.store.add([entry], 1.0)
+    assert log.stat().st_size == history.LARGEST_LOG
+
+
 @pytest.mark.slow
 def test_floods(tmp_path: Path) -> None:
     """Strangers who are refused without end take their half of the file, not that of a machine that was served."""

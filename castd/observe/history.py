@@ -46,6 +46,8 @@ MOST_WAITING = 4096
 PRUNE_INTERVAL = 60.0
 #: The part of the entries that is removed at a time when the file is full.
 FREED = 0.1
+#: The largest size that the log beside the file (SQLite's C{-wal}) keeps, octets: SQLite's own bound for a calm one.
+LARGEST_LOG = 4 << 20
 #: How many entries are written before it is looked whether the file is full.
 WRITTEN = 64
 
@@ -323,6 +325,8 @@ def _connect(path: str) -> sqlite3.Connection:
         # A crash of the machine may lose the last seconds, and never damages the file.
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")
+        # The log beside the file keeps the size of the largest burst otherwise.
+        database.execute(f"PRAGMA journal_size_limit = {LARGEST_LOG}")
         database.executescript(_TABLES)
     except BaseException:
         database.close()
