@@ -39,7 +39,19 @@ def test_master() -> None:
     assert download.receiveFromGroup(block(3), SOURCE, 0.3) == ((1024, LINUX[1024:]), [])
     assert (download.complete, download.size) == (True, 1300)
     assert download.stored(0.3) == [ack(3)]
-    assert (download.outcome, download.deadline(0.3)) == (DONE, None)
+    assert (download.outcome, download.deadline(0.3)) == (None, 0.8)
+
+
+def test_theLastAckIsLost() -> None:
+    """For a moment after the end the last block is acknowledged once more when it comes again."""
+    download = begun()
+    for number in (1, 2, 3):
+        download.receive(block(number), 0.1)
+    assert download.stored(0.1) == [ack(3)]
+    assert download.receive(block(3), 0.12) == (None, [])  # it has crossed the ACK
+    assert download.receive(block(3), 0.3) == (None, [ack(3)])
+    assert download.receive(b"\0\5\0\0\0", 0.4) == (None, [])
+    assert (download.poll(0.6), download.outcome, download.deadline(0.6)) == ([], DONE, None)
 
 
 def test_listener() -> None:
@@ -50,6 +62,16 @@ def test_listener() -> None:
     assert not download.complete
     assert download.receiveFromGroup(block(1), SOURCE, 0.2) == ((0, LINUX[:512]), [])
     assert (download.complete, download.stored(0.2), download.blocks) == (True, [], 3)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_aListenerIsMadeTheMaster(number: int) -> None:
+    """A listener that has everything says so to a block that comes to it alone, also if that was sent before."""
+    download = begun()
+    for each in (1, 2, 3):
+        download.receiveFromGroup(block(each), SOURCE, 0.1)
+    assert (download.stored(0.1), download.group) == ([], None)
+    assert download.receive(block(number), 0.1) == (None, [ack(3)])
 
 
 def test_jump() -> None:

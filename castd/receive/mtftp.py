@@ -13,7 +13,7 @@ from zope.interface import implementer
 from castd.cast.policy import RetransmitPolicy
 from castd.errors import ContentChanged, WireError
 from castd.interfaces import IGroupTransferHalf
-from castd.outcomes import ABORTED, DONE
+from castd.outcomes import ABORTED
 from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Data, Error, TftpRequest, buildAck, buildRequest, parse
 from castd.receive.base import OffsetBlock
@@ -61,6 +61,9 @@ class MtftpDownload(PassiveReceiver):
         packet = parse(datagram)
         if self.outcome is not None:
             return None, []
+        if self._dallyUntil is not None:
+            self._master = isinstance(packet, Data) or self._master
+            return None, self._ackIfDue(now, self._inOrder) if isinstance(packet, Data) else []
         if isinstance(packet, Error):
             self.error, self.outcome = packet, ABORTED
             return None, []
@@ -103,9 +106,10 @@ class MtftpDownload(PassiveReceiver):
 
     def _ackIfDue(self, now: float, number: int) -> list[bytes]:
         """
-        Return the ACK of a master for a new block, and for one that comes again since the ACK was lost; else none.
+        Return the ACK of a master for a new block, and for one that comes again since the ACK was lost; else none, and
+        none of the last block before all is stored.
         """
-        if not self._master or self.complete:
+        if not self._master or (self.complete and self._dallyUntil is None):
             return []
         again = number <= self._acked and now >= self._ackedAt + CROSSING
         return self._ack(now) if self._inOrder > self._acked or again else []
@@ -115,8 +119,11 @@ class MtftpDownload(PassiveReceiver):
         return [buildAck(self._inOrder)]
 
     def stored(self, now: float) -> list[bytes]:
-        """End the transfer.  -> the last ACK of a master; a listener sends nothing."""
-        self.outcome = DONE
+        """
+        Begin to dally.  -> the last ACK of a master.  A listener sends it when a block comes to it alone: the server
+        has made it the master before that, or does so only then.
+        """
+        self._dally(now)
         return self._ack(now) if self._master else []
 
     def _reminder(self, now: float) -> list[bytes]:

@@ -7,13 +7,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from castd.cast.policy import RetransmitPolicy
-from castd.outcomes import SILENT
+from castd.outcomes import DONE, SILENT
 from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Error
 from castd.request import Peer
 
 #: Seconds without a block until a reminder is sent: the first interval, and the longest.  Each is twice the last.
 REMINDER, LONGEST_REMINDER = 1.0, 4.0
+#: Seconds for which a half that has everything goes on answering: the server may not know that yet.
+DALLY = 0.5
 
 
 class PassiveReceiver(ABC):
@@ -39,9 +41,13 @@ class PassiveReceiver(ABC):
         self._silence = policy.progressTimeout
         self._heardAt = self._reminderAt = 0.0
         self._pause = REMINDER
+        self._dallyUntil: float | None = None
 
     def poll(self, now: float) -> list[bytes]:
         """Return the reminder that is due after a silence.  Sets C{outcome} when the server was silent for too long."""
+        if self._dallyUntil is not None:
+            self.outcome = DONE if now >= self._dallyUntil else None
+            return []
         if self.outcome is not None or self.complete:
             return []
         if now >= self._heardAt + self._silence:
@@ -55,9 +61,16 @@ class PassiveReceiver(ABC):
 
     def deadline(self, now: float) -> float | None:
         """Return the instant at which L{poll} is due; L{None}: no timer runs."""
-        if self.outcome is not None or self.complete:
+        if self.outcome is not None:
             return None
+        if self._dallyUntil is not None or self.complete:
+            return self._dallyUntil
         return min(self._reminderAt, self._heardAt + self._silence)
+
+    def _dally(self, now: float) -> None:
+        """Leave the group, as everything is stored, and go on answering for L{DALLY} seconds."""
+        self.group = None
+        self._dallyUntil = now + DALLY
 
     @abstractmethod
     def _reminder(self, now: float) -> list[bytes]:

@@ -13,7 +13,7 @@ from zope.interface import implementer
 from castd.cast.policy import RetransmitPolicy
 from castd.errors import ContentChanged, WireError
 from castd.interfaces import IGroupTransferHalf
-from castd.outcomes import DONE, SILENT, UNHEARD
+from castd.outcomes import SILENT, UNHEARD
 from castd.packets import slam
 from castd.packets.options import AgreedOptions
 from castd.receive.base import OffsetBlock
@@ -30,8 +30,6 @@ REGISTER = 0.1
 #: Seconds without a block after which a client that was asked before sends a list by itself; each further interval is
 #: twice as long.  iPXE waits for a second; by then several questions to it may have been lost.
 SILENCE = 0.4
-#: Seconds for which a client that is complete answers each question by the disconnect: the first one may be lost.
-DALLY = 0.5
 
 
 @implementer(IGroupTransferHalf)
@@ -44,7 +42,6 @@ class SlamDownload(PassiveReceiver):
         self._headerOctets = b""
         self._have = bytearray()
         self._asked = False
-        self._dallyUntil: float | None = None
 
     def begin(self, now: float) -> list[bytes]:
         """Return the first list, of a client that does not know the file's size."""
@@ -56,19 +53,10 @@ class SlamDownload(PassiveReceiver):
         Return the list that is due.  Sets C{outcome} at the end: L{UNHEARD} if the server has asked, but no block has
         come.
         """
-        if self._dallyUntil is not None:
-            self.outcome = DONE if now >= self._dallyUntil else None
-            return []
         datagrams = super().poll(now)
         if self.outcome == SILENT and self._asked and not self.blocks:
             self.outcome = UNHEARD
         return datagrams
-
-    def deadline(self, now: float) -> float | None:
-        """Return the instant at which L{poll} is due; L{None}: no timer runs."""
-        if self._dallyUntil is not None:
-            return self._dallyUntil if self.outcome is None else None
-        return super().deadline(now)
 
     def _serverHeard(self, now: float) -> None:
         """Restart the timer of the server's silence; as long as it has not asked, it may not know of this client."""
@@ -125,8 +113,7 @@ class SlamDownload(PassiveReceiver):
         Leave the group, and return the disconnect.  It is not acknowledged; as it may be lost, it is the answer to each
         question of the server for a moment.
         """
-        self.group = None
-        self._dallyUntil = now + DALLY
+        self._dally(now)
         return [slam.DISCONNECT]
 
     def _reminder(self, now: float) -> list[bytes]:
