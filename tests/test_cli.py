@@ -245,7 +245,7 @@ _NEITHER = "neither a numeric address (IPv6 in brackets) and a port nor an endpo
         ("tcp", "no endpoint of Twisted: missing 1 required positional argument: 'port'"),
         ("tcp:what", "no endpoint of Twisted: invalid literal for int() with base 10: 'what'"),
         ("tcp:9147:host=0", "no endpoint of Twisted: got an unexpected keyword argument 'host'"),
-        ("unix:/" + "x" * 107, "longer than 107 octets"),
+        ("unix:/tmp/" + "x" * 103, "longer than 107 octets"),
     ],
 )
 def test_checkMetrics(folder: Path, listen: str, why: str) -> None:
