@@ -245,11 +245,12 @@ _NEITHER = "neither a numeric address (IPv6 in brackets) and a port nor an endpo
         ("tcp", "no endpoint of Twisted: missing 1 required positional argument: 'port'"),
         ("tcp:what", "no endpoint of Twisted: invalid literal for int() with base 10: 'what'"),
         ("tcp:9147:host=0", "no endpoint of Twisted: got an unexpected keyword argument 'host'"),
-        ("unix:/tmp/" + "x" * 103, "longer than 107 octets"),
+        ("unix:" + "x" * 108, "longer than 107 octets"),
     ],
 )
-def test_checkMetrics(folder: Path, listen: str, why: str) -> None:
+def test_checkMetrics(folder: Path, monkeypatch: pytest.MonkeyPatch, listen: str, why: str) -> None:
     """What is no endpoint for the metrics is told with its place, with the reason and what to write."""
+    monkeypatch.chdir(folder)
     file = folder / "x.yaml"
     file.write_text(f"{GOOD}transports: {{tftp: {{port: 6969}}}}\nmetrics: {{listen: '{listen}'}}\n")
     result = castd("check", file)
