@@ -14,7 +14,8 @@ from castd.errors import Forbidden
 from castd.files import athand
 from castd.files.content import Directory, DirectoryOptions
 from castd.packets.tftp import Data
-from castd.testing import pattern
+from castd.request import Peer
+from castd.testing import RecordingClient, pattern
 from tests.support.clients.tftp import ackedTo, data, download, hear, isError, rrq, say
 from tests.support.descriptors import openFiles
 from tests.support.stage import SERVER, TftpStage
@@ -105,6 +106,18 @@ def test_TC62_aReplacedFile(root: Path) -> None:
         stage.over()
 
 
+def untilChanged(stage: TftpStage, client: RecordingClient, tid: Peer) -> list[bytes]:
+    """Acknowledge windows of 64 blocks until ERROR 0 comes, as the file has changed.  -> the blocks before it."""
+    blocks: list[bytes] = []
+    for window in range(1, 40):
+        say(client, 64 * window, tid)
+        stage.network.advance(0.001)
+        blocks += [letter.datagram for letter in client.take()]
+        if blocks[-1:] and blocks[-1][:4] == b"\0\5\0\0":
+            return blocks[:-1]
+    raise AssertionError("nobody has noticed that the file has changed")
+
+
 def test_TC63_aTruncatedFile(root: Path) -> None:
     """A file that is truncated during a transfer: ERROR 0 as soon as a block is missing, and the server goes on."""
     (root / "f").write_bytes(pattern(2_000_000))
@@ -114,14 +127,7 @@ def test_TC63_aTruncatedFile(root: Path) -> None:
         stage.network.advance(0.01)
         client.take()
         os.truncate(root / "f", 1000)
-        for window in range(1, 40):
-            say(client, 64 * window, tid)
-            stage.network.advance(0.001)
-            came = [letter.datagram for letter in client.take()]
-            if came[-1:] and came[-1][:4] == b"\0\5\0\0":
-                break
-        else:
-            raise AssertionError("the truncation was never noticed")
+        untilChanged(stage, client, tid)
         stage.network.advance(0.01)
         assert list(stage.listener.casts()) == []
         assert stage.told("received")[-1]["outcome"] == "changed"
@@ -141,17 +147,9 @@ def test_writtenOver(root: Path, size: int) -> None:
         client.take()
         (root / "f").write_bytes(new)
         os.utime(root / "f", ns=(2, 2))
-        for window in range(1, 40):
-            say(client, 64 * window, tid)
-            stage.network.advance(0.001)
-            came = [letter.datagram for letter in client.take()]
-            if came[-1:] and came[-1][:4] == b"\0\5\0\0":
-                break
-            for datagram in came:
-                start = (int.from_bytes(datagram[2:4]) - 1) * 1468
-                assert datagram[4:] == old[start : start + 1468]
-        else:
-            raise AssertionError("nobody has noticed that it was written to")
+        for datagram in untilChanged(stage, client, tid):
+            start = (int.from_bytes(datagram[2:4]) - 1) * 1468
+            assert datagram[4:] == old[start : start + 1468]
         stage.network.advance(0.01)
         assert stage.told("received")[-1]["outcome"] == "changed"
 
