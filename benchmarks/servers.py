@@ -182,24 +182,32 @@ def castd(
     @param level: from where on is logged; C{logging}: more of its keys, in front of each a comma.
     @param extra: lines of the service file. In both, C{{room}} is a folder of its own.
     @param limits: more of its limits, in front of each a comma.
-    @return: the castd of this checkout, or of another one beside it.
+    @return: the castd of this checkout, or of another one beside it, which its own Python runs if it has one in
+        C{.venv}.
     """
+    own = Path(checkout, ".venv", "bin", "python")
+    program = str(own) if checkout != CHECKOUT and own.exists() else sys.executable
 
     def command(root: Path, room: Path, groups: bool) -> list[str]:
         file = room / f"{name}.yaml"
         front = GROUPS.format(port=port) if groups else ""
         more = {"logging": logging.format(room=room), "extra": extra.format(room=room)}
         file.write_text(SERVICE.format(root=root, port=port, groups=front, level=level, limits=limits, **more))
-        return [sys.executable, "-m", "castd", "serve", "-c", str(file)]
+        return [program, "-m", "castd", "serve", "-c", str(file)]
 
-    says = f"import sys; sys.path.insert(0, {checkout!r}); import castd; print(castd.__version__)"
+    by = (
+        "f'{castd.__version__} by Python {sys.version.split()[0]}'"
+        if program != sys.executable
+        else "castd.__version__"
+    )
+    says = f"import sys; sys.path.insert(0, {checkout!r}); import castd; print({by})"
     return Server(
         name,
         "castd",
         port,
         command,
         lambda: True,
-        (sys.executable, "-c", says),
+        (program, "-c", says),
         checkout,
         frozenset({"read", "put", "group"}),
         {} if native else {"CASTD_NATIVE": "0"},

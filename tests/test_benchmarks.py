@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from pathlib import Path
 from pkgutil import resolve_name
 from types import ModuleType
@@ -254,6 +255,43 @@ def test_aShortRunIsNotJudgedByATick(modules: Any) -> None:
 def test_howPythonWasBuilt(modules: Any, arguments: str, flags: str, words: str) -> None:
     """The facts say whether Python was built with a profile, with LTO, and at which level."""
     assert modules.figures.build(arguments, flags) == words
+
+
+def test_debiansPythonSaysNothingOfItsProfile(modules: Any) -> None:
+    """Debian's configure does not name the profile, so its package does."""
+    told = modules.figures.build("'--prefix=/usr'", "-O2", "python3.11-minimal 3.11.2-6")
+    assert told == "Debian's python3.11-minimal 3.11.2-6, which Debian optimises by a profile and as it is linked"
+
+
+def test_whoseProgramThisIs(modules: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package is what dpkg-query says of the file; a file of no package, or a system without dpkg, has none."""
+    fake = tmp_path / "dpkg-query"
+    fake.write_text(
+        "#!/bin/sh\n"
+        'case "$1 $2" in\n'
+        '"-S /usr/bin/python3.11") echo "python3.11-minimal: /usr/bin/python3.11";;\n'
+        '"-W "*) printf "python3.11-minimal 3.11.2-6";;\n'
+        "*) exit 1;;\n"
+        "esac\n"
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    assert modules.figures.debianPackage(Path("/usr/bin/python3.11")) == "python3.11-minimal 3.11.2-6"
+    assert modules.figures.debianPackage(Path("/opt/python")) == ""
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert modules.figures.debianPackage(Path("/usr/bin/python3.11")) == ""
+
+
+def test_anotherCheckoutIsRunByItsOwnPython(modules: Any, tmp_path: Path) -> None:
+    """The castd of another checkout is run by the Python of its C{.venv}, if it has one; its version names it then."""
+    program = tmp_path / ".venv" / "bin" / "python"
+    castd = modules.servers.castd("castd-beside", 7073, str(tmp_path))
+    assert castd.command(tmp_path, tmp_path, False)[0] == sys.executable
+    program.parent.mkdir(parents=True)
+    program.touch()
+    castd = modules.servers.castd("castd-beside", 7073, str(tmp_path))
+    assert castd.command(tmp_path, tmp_path, False)[0] == str(program)
+    assert castd.asks[0] == str(program)
 
 
 def test_roundsTakeTurns(modules: Any) -> None:
