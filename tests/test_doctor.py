@@ -404,6 +404,7 @@ def test_otherSources(tmp_path: Path) -> None:
     template = {"template": {"file": "t.ipxe", "names": ["boot.ipxe"]}}
     each = {"directory": {"path": "boot/{mac}"}}
     about = subject(tmp_path, sections={"content": [template, each]})
+    (tmp_path / "t.ipxe").touch()
     machine = FakeMachine(closed={f"{tmp_path}/t.ipxe"})
     assert findings(lookAtFiles, about, machine, "problem") == [
         f"content[0]: user 65534 may not read {tmp_path}/t.ipxe"
@@ -417,11 +418,25 @@ def test_leaseFiles(tmp_path: Path) -> None:
     """A lease file that the user who serves may not read is a problem: no machine would be known by it."""
     leases = [{"path": each, "format": "kea"} for each in ("open.csv", "closed.csv")]
     about = subject(tmp_path, sections={"machines": {"leases": leases}})
+    (tmp_path / "closed.csv").touch()
     machine = FakeMachine(closed={f"{tmp_path}/closed.csv"})
     assert findings(lookAtFiles, about, machine, "problem") == [
         f"machines.leases: user 65534 may not read {tmp_path}/closed.csv"
     ]
     assert f"machines.leases: user 65534 may read {tmp_path}/open.csv" in findings(lookAtFiles, about, machine, "fine")
+
+
+def test_leaseFileThatIsNotThere(tmp_path: Path) -> None:
+    """A file that is not there, and one in a closed folder, are told from one whose mode forbids it."""
+    missing, within = tmp_path / "missing.csv", tmp_path / "dhcp" / "leases.csv"
+    leases = [{"path": str(each), "format": "kea"} for each in (missing, within)]
+    about = subject(tmp_path, sections={"machines": {"leases": leases}})
+    machine = FakeMachine(closed={str(missing), str(within), str(within.parent)})
+    within.parent.mkdir()
+    assert findings(lookAtFiles, about, machine, "problem") == [
+        f"machines.leases: {missing} is not there",
+        f"machines.leases: {within}: {within.parent} is closed to user 65534",
+    ]
 
 
 def test_closedFolder(tmp_path: Path) -> None:

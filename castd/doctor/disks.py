@@ -78,6 +78,11 @@ def _readFinding(name: str, path: Path, machine: IMachine) -> Finding:
     """Find out whether one file can be read, which something of this name reads."""
     if machine.access(str(path), os.R_OK):
         return Finding("fine", f"{name}: user {machine.uid} may read {path}")
+    closed = _closedFolder(path.parent, machine)
+    if closed is not None:
+        return Finding("problem", f"{name}: {path}: {_closedBy(closed, machine)}", f"namei -l {path}")
+    if not _exists(str(path), machine):
+        return Finding("problem", f"{name}: {path} is not there", f"namei -l {path}")
     return Finding("problem", f"{name}: user {machine.uid} may not read {path}", f"namei -l {path}")
 
 
@@ -86,12 +91,17 @@ def _closedFolder(path: Path, machine: IMachine) -> str | None:
     return next((str(each) for each in (*reversed(path.parents), path) if not machine.access(str(each), os.X_OK)), None)
 
 
+def _closedBy(folder: str, machine: IMachine) -> str:
+    """Return why what L{_closedFolder} has found cannot be entered, in words."""
+    why = "is not there" if not _exists(folder, machine) else f"is closed to user {machine.uid}"
+    return f"{folder} {why}"
+
+
 def _directoryFindings(options: DirectoryOptions, machine: IMachine) -> Iterator[Finding]:
     path = options.base
     closed = _closedFolder(path, machine)
     if closed is not None:
-        why = "is not there" if not _exists(closed, machine) else f"is closed to user {machine.uid}"
-        yield Finding("problem", f"{path}: {closed} {why}", f"namei -l {path}; chmod o+x {closed}")
+        yield Finding("problem", f"{path}: {_closedBy(closed, machine)}", f"namei -l {path}; chmod o+x {closed}")
         return
     found = list(_below(str(path), machine))
     unreadable = [name for name, isFolder in found if not _mayRead(name, isFolder, options.worldReadable, machine)]
