@@ -13,7 +13,7 @@ from html import escape
 from pathlib import Path
 
 from figures import KINDS, Row, Run, Triple
-from servers import NATIVE
+from servers import BESIDE, NATIVE
 from workloads import WORKLOADS
 
 HERE = Path(__file__).resolve().parent
@@ -144,6 +144,8 @@ def markdown(runs: list[Run]) -> str:
         lines += ["## Figures", "", *FIGURES]
         if any(row.server == NATIVE for row in run.rows):
             lines += ["`castd-native` is castd with its native loop, `castd` without."]
+        if any(row.server == BESIDE for row in run.rows):
+            lines += ["`castd-beside` is the castd of another checkout, by the Python named above."]
         lines += ["", *figures(run, olders), ""]
     for title, rows, about in (
         ("Mixed halls", run.halls, HALLS),

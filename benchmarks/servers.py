@@ -79,9 +79,9 @@ class Server:
         return workload.kind in self.kinds and not (self.kind == "ceiling" and workload.loss)
 
     def version(self) -> str:
-        """@return: the version that the server prints, shortened to the first number with a dot."""
+        """@return: the version that the server prints, shortened to the first number with a dot, and the Python."""
         said = subprocess.run(self.asks, capture_output=True, text=True, check=False, timeout=30)
-        found = re.search(r"\d+\.[\w.+-]+", said.stdout + said.stderr)
+        found = re.search(r"\d+\.[\w.+-]+( by Python [\d.]+)?", said.stdout + said.stderr)
         return found.group(0).rstrip(".,") if found else "unknown"
 
 
