@@ -361,6 +361,32 @@ def test_logBesideTheFile(tmp_path: Path) -> None:
     assert log.stat().st_size == history.LARGEST_LOG
 
 
+@pytest.mark.parametrize("isRead", [False, True])
+def test_smallerBound(tmp_path: Path, isRead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file whose bound was larger gives its room back, as soon as no other process reads it; the latest are kept."""
+    file = tmp_path / "history.sqlite"
+    before = Store(str(file), 1e6, 8 << 20)
+    entry = history.entryOf(refused(1.0, why="x" * 2000))
+    before.add([entry._replace(time=float(number), name=f"file{number}") for number in range(2000)], 2000.0)
+    before.close()
+    assert file.stat().st_size > 4 << 20
+    monkeypatch.setattr(history, "LOCK_WAIT", 0.05)
+    reader = sqlite3.connect(file)
+    if isRead:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM events").fetchone()
+    after = Store(str(file), 1e6, 1 << 20)
+    after.add([entry._replace(time=2000.0, name="last")], 2000.0)
+    assert (file.stat().st_size > 4 << 20) == isRead
+    reader.close()
+    after.add([entry._replace(time=2060.0, name="last of all")], 2060.0)
+    assert file.stat().st_size <= 1 << 20
+    names = [each["name"] for each in after.find(Query(limit=LARGE))]
+    expected = [f"file{number}" for number in range(2002 - len(names), 2000)]
+    assert names == [*expected, "last", "last of all"]
+    assert len(names) > 200
+
+
 @pytest.mark.slow
 def test_floods(tmp_path: Path) -> None:
     """Strangers who are refused without end take their half of the file, not that of a machine that was served."""

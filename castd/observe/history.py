@@ -42,6 +42,8 @@ VERSION = 1
 DELAY = 0.5
 #: The most entries that wait to be written: of machines that were served, and as many of others.
 MOST_WAITING = 4096
+#: Seconds that one process waits for the other's lock, while both write: during an upgrade.
+LOCK_WAIT = 5.0
 #: Seconds between looks for what is too old.
 PRUNE_INTERVAL = 60.0
 #: The part of the entries that is removed at a time when the file is full.
@@ -50,6 +52,8 @@ FREED = 0.1
 LARGEST_LOG = 4 << 20
 #: How many entries are written before it is looked whether the file is full.
 WRITTEN = 64
+#: A file that is so many times as large as it may be is written anew: its bound was larger before.
+SHRUNK_FROM = 2
 
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS events (
@@ -265,20 +269,35 @@ class Store:
         @raise sqlite3.Error: the disk is full, or the file is damaged; none of these entries is kept.
         """
         insert = f"INSERT INTO events VALUES (NULL{', ?' * len(KeptEvent._fields)})"
+        prunes = not self._pruned <= now < self._pruned + PRUNE_INTERVAL
         with self._database:
-            if not self._pruned <= now < self._pruned + PRUNE_INTERVAL:
+            if prunes:
                 self._pruned = now
                 self._database.execute("DELETE FROM events WHERE time < ?", (now - self._age,))
-            # The file never shrinks: what all the entries of a burst would take at once is never let go again.
+            # The room that all the entries of a burst would take at once would stay the file's.
             for first in range(0, len(entries), WRITTEN):
                 self._database.executemany(insert, entries[first : first + WRITTEN])
                 while self._octets() > self._size and self._makeRoom():
                     pass
+        if prunes and self._fileOctets() > SHRUNK_FROM * self._size:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """
+        Give back the room that the entries of a larger bound have left.  SQLite writes the file anew for that; where
+        the disk has no room for it, or another process reads the file, it stays as it is until the next time.
+        """
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._database.execute("VACUUM")
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _fileOctets(self) -> int:
+        """Return the octets of the file, with those that nothing uses."""
+        return self._pragma("page_count") * self._pragma("page_size")
 
     def _octets(self) -> int:
         """Return the octets that entries take; what has been removed is used again and does not count."""
-        pages, free, octets = (self._pragma(name) for name in ("page_count", "freelist_count", "page_size"))
-        return (pages - free) * octets
+        return self._fileOctets() - self._pragma("freelist_count") * self._pragma("page_size")
 
     def _pragma(self, name: str) -> int:
         ((value,),) = self._database.execute(f"PRAGMA {name}")
@@ -317,7 +336,7 @@ def _connect(path: str) -> sqlite3.Connection:
 
     @raise sqlite3.DatabaseError: it is damaged, or of another version.
     """
-    database = sqlite3.connect(path, timeout=5.0, check_same_thread=False)
+    database = sqlite3.connect(path, timeout=LOCK_WAIT, check_same_thread=False)
     try:
         ((version,),) = database.execute("PRAGMA user_version")
         if version not in (0, VERSION):
@@ -340,7 +359,7 @@ def readFile(path: str, query: Query) -> list[Found]:
 
     @raise sqlite3.Error: there is no such file, or it is damaged.
     """
-    with contextlib.closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=5.0)) as database:
+    with contextlib.closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=LOCK_WAIT)) as database:
         return _find(database, query)
 
 
