@@ -90,6 +90,9 @@ def address(text: object) -> str:
     value = _ip(text, "10.0.0.5, fe80::1%eth0 or any")
     if value.is_multicast or value == ip_address("255.255.255.255"):
         raise ValueError(f"{text} is no address of an interface")
+    if isinstance(value, IPv6Address) and value.is_link_local and value.scope_id is None:
+        # Each interface may have this address (RFC 4007).
+        raise ValueError(f"{text} needs the zone of its interface: write it as {text}%eth0")
     return "" if value == ip_address("0.0.0.0") else str(value)
 
 

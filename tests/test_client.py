@@ -800,6 +800,9 @@ class TestLoopback:
         site = Site()
         error = site.settle(fetch(site.host, parseUrl("tftp://[fe80::1%25nothing]/f"), site.sink))
         assert str(error) == "cannot send to fe80::1%nothing: no interface with this name"
+        error = site.settle(fetch(site.host, parseUrl("tftp://[FE80::1]/f"), site.sink))
+        wanted = "a link-local address needs the zone of its interface, as fe80::1%eth0"
+        assert str(error).lower() == f"cannot send to fe80::1: {wanted}"
 
     @pytest_twisted.ensureDeferred
     async def test_fragments(self, served: Any, monkeypatch: pytest.MonkeyPatch) -> None:

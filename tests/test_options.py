@@ -50,6 +50,7 @@ REFUSED: list[tuple[Any, object, str]] = [
     (options.Port, "0x45", "valid integer"),
     (options.Address, "localhost", "localhost is not a numeric address"),
     (options.Address, "10.0.0.05", "not a numeric address"),
+    (options.Address, "fe80::1", "fe80::1 needs the zone of its interface: write it as fe80::1%eth0"),
     (options.Address, "239.1.1.1", "no address of an interface"),
     (options.Address, "255.255.255.255", "no address of an interface"),
     (options.Address, None, "not a numeric address"),

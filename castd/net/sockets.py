@@ -39,6 +39,8 @@ _IPV6_MULTICAST_HOPS: Final = socket.IPV6_MULTICAST_HOPS
 _MSG_ERRQUEUE: Final = getattr(socket, "MSG_ERRQUEUE", 0x2000)
 _SOCK_NONBLOCK: Final = getattr(socket, "SOCK_NONBLOCK", 0)
 
+#: How addresses of fe80::/10 begin; in IPv4 none begins so.
+_LINK_LOCAL: Final = frozenset({"fe8", "fe9", "fea", "feb"})
 #: in6_pktinfo: address, interface.
 _INFO6: Final = struct.Struct("=16sI")
 _ANCILLARY: Final = 256
@@ -124,10 +126,13 @@ def socketAddress(host: str, port: int) -> Peer:
     """
     Return an address as sockets take it.  Python drops the zone of C{fe80::1%eth0} unless it is given as a number.
 
-    @raise OSError: there is no interface of this name.
+    @raise OSError: there is no interface of this name; or an address of one link (RFC 4007) comes without its zone.
     """
     plain, _, zone = host.partition("%")
     if not zone:
+        if plain[:3].lower() in _LINK_LOCAL:
+            # The kernel says no more than "Invalid argument".
+            raise OSError(errno.EINVAL, f"a link-local address needs the zone of its interface, as {plain}%eth0")
         return host, port
     if zone.isdecimal():
         return plain, port, 0, int(zone)
