@@ -167,8 +167,9 @@ ABOUT = (
     "to other machines, absolute figures do not.",
 )
 FIGURES = (
-    "Medians, least and greatest in parentheses; ratios of the same round. `ceiling` is no peer: the least that a",
-    "server can do in C, without limits, rules, log, or a look at whether a file has changed.",
+    "Medians, least and greatest in parentheses. Where these are equal there was one round: on a virtual machine it is",
+    "off by up to a third, and so is a mark that is judged by it. Ratios of the same round. `ceiling` is no peer: it",
+    "does the least that a server can do, in C, without limits, rules, log, or a look at whether a file has changed.",
 )
 HALLS = (
     "Everything at the same time, from clients that sleep and share one CPU: 32 machines that read 1 MiB in lockstep,",
