@@ -87,10 +87,10 @@ def test_rulesWithoutTheirLibrary(
 
 def adapted(text: str, root: Path) -> str:
     """A service file for this machine: its directories beneath a folder, its addresses all 127.0.0.1."""
-    folders = re.findall(r"path: (/[^,}\n]*)", text)
-    for each in folders:
+    paths = r"""path: (["']?)(/[^"'{,}\n]*)"""
+    for _, each in re.findall(paths, text):
         (root / each.lstrip("/")).mkdir(parents=True, exist_ok=True)
-    text = re.sub(r"path: (/[^,}\n]*)", lambda found: f"path: {root}{found[1]}", text)
+    text = re.sub(paths, lambda found: f"path: {found[1]}{root}{found[2]}", text)
     return re.sub(r"(interface: )(?:192|10)\.[0-9.]+", r"\g<1>127.0.0.1", text)
 
 
