@@ -80,7 +80,8 @@ class ICast(Interface):
 
     def join(peer: Peer, now: float, wants: Ranges = (), instead: Peer | None = None) -> None:
         """
-        Add a receiver that has sent a request, or answer a member that has sent it again.
+        Add a receiver that has sent a request, or answer a member that has sent it again.  A farewell of its peer that
+        C{poll} has not returned yet is dropped.
 
         @param wants: the blocks that its request already asks for; C{()} if the receiver asks for them later.
         @param instead: the member that this one replaces: the same machine, asking from a new port.

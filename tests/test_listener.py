@@ -26,7 +26,7 @@ from castd.server.listener import Listener
 from castd.slices import SLICE, Slices
 from castd.testing import BytesContent, Network, RecordingClient, memorySite, pattern
 from tests.support.clients.tftp import F, ackedTo, data, isError, rrq, say, upload, wrq
-from tests.support.stage import TftpStage
+from tests.support.stage import GroupStage, TftpStage
 
 
 def noPorts(stage: TftpStage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,6 +196,24 @@ def test_restartWhileDraining() -> None:
         stage.quiet(client, 0.11)
         assert drained == [None]
         stage.over()
+
+
+def test_restartWhileABlockWaits() -> None:
+    """A machine that restarts in a group whose next block waits for the rate is in the group again, and is told so."""
+    with GroupStage({"f": pattern(200_000)}, options={"rate": 5_000}) as stage:
+        master = stage.join(1, request=rrq("f", blksize=512, multicast=""))
+        other = stage.join(2, request=rrq("f", blksize=512, multicast=""))
+        (cast,) = stage.casts()
+        # What may go at once goes; then a block waits.
+        acked = 0
+        while master.ack(acked) == [acked + 1]:
+            acked += 1
+        assert other.told() == []
+        other.client.send(rrq("f", blksize=512, multicast="", tsize=0), stage.server)
+        stage.network.advance(1.0)
+        assert other.roles() == ["0"]
+        assert [(each["peer"], each["outcome"]) for each in stage.told("received")] == [("10.0.0.12:2000", "replaced")]
+        assert sorted(cast.receivers) == [("10.0.0.11", 2000), ("10.0.0.12", 2000)]
 
 
 @pytest.mark.parametrize(("spoke", "outcome"), [(False, "silent"), (True, "unconfirmed")])

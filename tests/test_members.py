@@ -78,3 +78,21 @@ def test_notices(again: int) -> None:
     first = Announce(three[0].peer, bool(again), False)
     second, last = Announce(three[2].peer, False, False), Left(three[1].peer, outcomes.DONE, (), False, False)
     assert told == ([second, first, last] if again else [first, second, last])
+
+
+def test_aFarewellOfWhoIsBack() -> None:
+    """Who has joined again, from the same port or from a new one, gets no farewell that was still queued."""
+    members: Members[Member] = Members()
+    first, second = member(1), member(2)
+    for each in (first, second):
+        members.add(each)
+    members.remove(first, outcomes.REPLACED)
+    members.add(again := member(1))
+    members.announce(again, False)
+    members.remove(again, outcomes.REPLACED)
+    members.announce(second, True)
+    members.changePeer(second, again.peer)
+    assert not members.hasNotices
+    members.announce(second, True)
+    assert members.nextNotice() == Announce(again.peer, True, False)
+    assert members.nextNotice() is None

@@ -136,15 +136,16 @@ M = TypeVar("M", bound=Member)
 
 class Members(Generic[M]):
     """
-    Keeps the members of a cast in order, and the notices (announcements and farewells) that are still to be sent.
+    Keeps the members of a cast in order, and the notices (announcements and farewells) that are still to be sent: of
+    each peer one at the most, the last.
     """
 
-    __slots__ = ("_announced", "_byPeer", "_noticed", "_notices")
+    __slots__ = ("_byPeer", "_noticed", "_notices", "_places")
 
     def __init__(self) -> None:
         self._byPeer: dict[Peer, M] = {}
         self._notices: OrderedDict[int, Announce | Left] = OrderedDict()
-        self._announced: dict[Peer, int] = {}  # whose announcement is queued, and its place there
+        self._places: dict[Peer, int] = {}  # of whom a notice is queued, and its place there
         self._noticed = 0  # how many notices there were in all
 
     def __len__(self) -> int:
@@ -158,11 +159,14 @@ class Members(Generic[M]):
         return self._byPeer.get(peer)
 
     def add(self, member: M) -> None:
-        """Add a member behind all others."""
+        """Add a member behind all others; if its peer was one before, there is no farewell any more."""
+        self._dropNotice(member.peer)
         self._byPeer[member.peer] = member
 
     def changePeer(self, member: M, peer: Peer) -> None:
         """Change the address of a member, as its machine uses another port now; the order does not change."""
+        self._dropNotice(member.peer)
+        self._dropNotice(peer)
         self._byPeer = {peer if each is member else known: each for known, each in self._byPeer.items()}
         member.peer = peer
 
@@ -172,9 +176,7 @@ class Members(Generic[M]):
 
     def announce(self, member: M, master: bool) -> None:
         """Queue an announcement to a member, in place of an earlier one that is still queued."""
-        self._dropAnnouncement(member)
-        self._announced[member.peer] = place = self._nextPlace()
-        self._notices[place] = Announce(member.peer, master, member.heard)
+        self._queue(Announce(member.peer, master, member.heard))
         member.confirmed = False
 
     def remove(self, member: M, outcome: str, wants: Ranges = (), deaf: bool = False) -> None:
@@ -186,17 +188,18 @@ class Members(Generic[M]):
         """
         del self._byPeer[member.peer]
         member.announceAt = None
-        self._dropAnnouncement(member)
-        left = Left(member.peer, outcome, wants, member.heard, deaf, member.repeatedFor(wants))
-        self._notices[self._nextPlace()] = left
+        self._queue(Left(member.peer, outcome, wants, member.heard, deaf, member.repeatedFor(wants)))
 
-    def _nextPlace(self) -> int:
+    def _queue(self, notice: Announce | Left) -> None:
+        """Queue a notice behind all others, in place of an earlier one of its peer."""
+        self._dropNotice(notice.peer)
         # No itertools.count: Python 3.14 does not copy it, and casts are copied where their state is compared.
         self._noticed += 1
-        return self._noticed
+        self._places[notice.peer] = self._noticed
+        self._notices[self._noticed] = notice
 
-    def _dropAnnouncement(self, member: M) -> None:
-        place = self._announced.pop(member.peer, None)
+    def _dropNotice(self, peer: Peer) -> None:
+        place = self._places.pop(peer, None)
         if place is not None:
             del self._notices[place]
 
@@ -210,8 +213,7 @@ class Members(Generic[M]):
         if not self._notices:
             return None
         _, notice = self._notices.popitem(last=False)
-        if isinstance(notice, Announce):
-            del self._announced[notice.peer]
+        del self._places[notice.peer]
         return notice
 
 
