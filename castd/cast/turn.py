@@ -334,12 +334,12 @@ class GenericTurn(ABC, Generic[M]):
             member.joinedRun = self.sentRuns.runs
 
     def join(self, peer: Peer, now: float, wants: Ranges = (), instead: Peer | None = None) -> None:
-        member = self.members.get(peer)
+        member, moved = self.members.get(peer), False
         if member is None and instead is not None and (member := self.members.get(instead)) is not None:
             self.members.changePeer(member, peer)
-            member.requested = wants
+            member.requested, moved = wants, True
         if member is not None:
-            self._joinedAgain(member, wants, now)
+            self._joinedAgain(member, wants, now, moved)
             return
         member = self.newMember(peer, wants, now)
         self.memberListens(member)
@@ -352,8 +352,12 @@ class GenericTurn(ABC, Generic[M]):
         else:
             self._announceListener(member, now)
 
-    def _joinedAgain(self, member: M, wants: Ranges, now: float) -> None:
-        """Answer a repeated request by the present state; a master that was heard since its first one has restarted."""
+    def _joinedAgain(self, member: M, wants: Ranges, now: float, moved: bool) -> None:
+        """
+        Answer a repeated request by the present state; a master that was heard since its first one has restarted.
+
+        @param moved: it has come from another port than those before, which was sent nothing yet.
+        """
         member.highestSentAtJoin, member.hearsGroup = self.highestSent, False
         member.suspect, member.failedTurns = False, 0  # it lives, and may be another one than before
         self.memberListens(member)
@@ -367,7 +371,7 @@ class GenericTurn(ABC, Generic[M]):
             self.passTurn(now)
             if self.master is not member:
                 self._announceListener(member, now)  # else it would not hear what is sent before its turn
-        elif self.state is TurnState.ANNOUNCED and member.rto.repeats and now < self.sentAt + CROSSING:
+        elif self._announcedJustNow(member, now) and not moved:
             pass  # the repetition of the announcement was sent already: a second OACK makes atftp give up
         else:
             self.members.announce(member, True)
@@ -376,6 +380,10 @@ class GenericTurn(ABC, Generic[M]):
                 self.sentAt, self.repeatAt = now, now + self.interval(member)
             elif self.state is TurnState.WAITING and self.serving:
                 self.sendAgain()
+
+    def _announcedJustNow(self, member: M, now: float) -> bool:
+        """Return whether the announcement of the master was repeated so lately that a request may have crossed it."""
+        return self.state is TurnState.ANNOUNCED and member.rto.repeats > 0 and now < self.sentAt + CROSSING
 
     def _announceListener(self, member: M, now: float) -> None:
         self.members.announce(member, False)

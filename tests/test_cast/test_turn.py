@@ -329,6 +329,14 @@ def test_aRequestThatCrossedTheRepetition() -> None:
     assert out(turn, 1.1) == [Announce(A, True, False)]
 
 
+def test_anotherPortAsksRightAfterTheRepetition() -> None:
+    """The repetition went to the port of before: the machine is greeted at the one that it asks from now."""
+    turn = announced()
+    assert out(turn, 1.0) == [Announce(A, True, False)]
+    turn.join(B, 1.001, instead=A)
+    assert out(turn, 1.001) == [Announce(B, True, False)]
+
+
 def test_aMasterThatWasHeardHasRestarted() -> None:
     """Heard: it begins anew, after those who have waited meanwhile, and is told so, to hear what they are sent."""
     turn = waiting()
