@@ -17,7 +17,7 @@ from castd.cast.turn import Turn
 from castd.cast.window import SendWindow
 from castd.options import Limits
 from castd.packets.options import AgreedOptions
-from castd.packets.tftp import Oack, buildAck, parse
+from castd.packets.tftp import Oack, buildAck, buildError, parse
 from castd.receive.blocks import BlockSender
 from castd.receive.options import RequestedOptions
 from castd.receive.retransmit import RetransmitTimer
@@ -303,6 +303,35 @@ def test_blocksThatWaitForTheRate(options: dict[str, int]) -> None:
         stage.network.advance(0.5)
         numbers = [parse(each.datagram).number for each in client.take()]
         assert numbers == list(range(1, 1 + options.get("windowsize", 1)))
+
+
+@pytest.mark.parametrize("last", [buildError(0, "stop"), buildAck(256)])
+def test_nobodyWaitsForTheRest(last: bytes) -> None:
+    """Of a window that the rate holds back nothing more goes to a client that has left, or has it all."""
+    content = pattern(256 * 512 - 1)
+    with TftpStage({"f": content}, options={"windowsize": 256, "rate": 200_000}) as stage:
+        client, _, tid = stage.ask(rrq(blksize=512, windowsize=256))
+        say(client, 0, tid)
+        stage.network.advance(0.1)
+        assert 0 < len(client.take()) < 256
+        client.send(last, tid)
+        stage.quiet(client, 3.0)
+        stage.over()
+
+
+def test_nobodyWaitsForTheRestAfterARestart() -> None:
+    """A client that asks anew from its port would take the rest of the window of before for an answer."""
+    with TftpStage({"f": FILE}, options={"windowsize": 256, "rate": 200_000}) as stage:
+        client, _, tid = stage.ask(rrq(blksize=512, windowsize=256))
+        say(client, 0, tid)
+        stage.network.advance(0.1)
+        assert 0 < len(client.take()) < 256
+        client.send(rrq(blksize=1024, windowsize=256), SERVER)
+        stage.network.advance(0.5)
+        answers = client.take()
+        assert answers
+        assert {each.source == tid for each in answers} == {False}
+        assert {each.datagram[:2] for each in answers} == {b"\0\6"}
 
 
 def test_lockstepStaysClosed(stage: TftpStage) -> None:

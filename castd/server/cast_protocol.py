@@ -799,7 +799,7 @@ class CastProtocol(FastPath):
                 wants, repeated = (peerState.serving,), cast.repeatedRequests(peer)
                 ending = self._ending(sender, receiver, outcomes.REPLACED, wants, repeated)
                 ending = ending._replace(heard=cast.heard(peer))
-            self._main.cast.hear(peer, Leave(outcomes.REPLACED), now)
+            self._main.hear(peer, Leave(outcomes.REPLACED), now)
         except BaseException:
             self._fail()
         self.dismiss(receiver, ending, now)

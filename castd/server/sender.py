@@ -13,7 +13,7 @@ from typing import Protocol
 
 from twisted.logger import Logger
 
-from castd.cast.events import Event, SendBlocks
+from castd.cast.events import Event, Leave, SendBlocks
 from castd.interfaces import ICast, IDatagramPort, IWire
 from castd.net.backoff import FULL, Backoff, isFull
 from castd.pacing import TICK, RateLimit
@@ -99,11 +99,14 @@ class CastSender:
     def hear(self, peer: Peer, event: Event, now: float) -> None:
         """
         Pass an event to the cast.  While the last burst is held the cast must not take what is heard for an answer to
-        it: a client that repeats its request by its timer would get every block twice.
+        it: a client that repeats its request by its timer would get every block twice.  Of a burst for which nobody
+        waits any more the rest is not sent.
         """
         if self.held:
             self.cast.burstDelayed(now)
         self.cast.hear(peer, event, now)
+        if self.unsent and isinstance(event, Leave) and not self.cast.memberCount():
+            self.unsent, self.held = range(0), False
 
     def blockedUntil(self, pacers: Iterable[RateLimit], now: float) -> float | None:
         """
