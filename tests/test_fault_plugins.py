@@ -16,19 +16,22 @@ from typing import Any
 import pytest
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import LogEvent
+from zope.interface import implementer
 
 from castd.client.client import fetch, send
 from castd.client.transfer import ClientTransfer, TransferError
 from castd.client.urls import parseUrl
 from castd.dialects import mtftp, multicast, sbroadcast, slam, tftp
 from castd.errors import NotFound
+from castd.interfaces import IContestedUpload
+from castd.packets.tftp import buildData
 from castd.receive.group import SbroadcastDownload
 from castd.receive.options import RequestedOptions
 from castd.request import Peer
 from castd.server.listener import Listener
 from castd.service.logs import textLog
 from castd.testing import BytesContent, MemorySink, Network, ReceivedFile, memorySite, pattern
-from tests.support.clients.tftp import rrq
+from tests.support.clients.tftp import rrq, wrq
 from tests.support.faults import Breaker, Plugin, everyMethod
 from tests.support.log import observed
 from tests.support.quick import slowBut
@@ -255,6 +258,65 @@ def test_aMethodRaises(stage: Stage, kind: type[BaseException], name: str, times
     lost = {"IContent.close": "contents", "IWire.close": "groups", "IUpload.abort": "uploads"}.get(name)
     assert {what for what in stage.left() if what != lost} == set()
     healthy(stage.served())
+
+
+@implementer(IContestedUpload)
+class Contested:
+    """
+    An upload whose name nobody else has, that raises in one of its methods.
+
+    @ivar aborts: how often it was aborted.
+    """
+
+    def __init__(self, faulty: str, fault: type[BaseException]) -> None:
+        self.contested = False
+        self.aborts = 0
+        self._faulty, self._fault = faulty, fault
+
+    def begin(self, name: str, peer: Peer, size: int | None) -> Any:
+        """As L{IContentSink.begin}: this very upload."""
+        return self
+
+    def _called(self, name: str) -> None:
+        if name == self._faulty:
+            raise self._fault("a bug")
+
+    def write(self, data: bytes) -> None:
+        self._called("write")
+
+    def commit(self) -> Deferred[None]:
+        self._called("commit")
+        return succeed(None)
+
+    def abort(self) -> None:
+        self.aborts += 1
+        self._called("abort")
+
+    def claim(self) -> None:
+        self._called("claim")
+
+    def whenReplaced(self, function: Callable[[], object]) -> None:
+        self._called("whenReplaced")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("faulty", ["whenReplaced", "claim", "write", "commit"])
+def test_aContestedUploadRaises(kind: type[BaseException], faulty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload that raises, from its very beginning on, ends: it is aborted, and its place and its port are free."""
+    stage = TftpStage({}, uploads=True)
+    upload = Contested(faulty, kind)
+    monkeypatch.setattr(stage.site, "sink", lambda request: upload)
+    with observed(stage.events.append):
+        client = stage.client()
+        client.send(wrq("x"), stage.server)
+        stage.network.advance(0.01)
+        for letter in client.take():
+            client.send(buildData(1, b"all"), letter.source)
+        stage.network.advance(60)
+    assert [str(event["log_failure"].value) for event in stage.told("fault")] == ["a bug"]
+    assert upload.aborts == 1
+    stage.events.clear()
+    stage.over()
 
 
 class Stubborn:

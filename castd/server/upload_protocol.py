@@ -135,6 +135,21 @@ class UploadProtocol(HalfProtocol):
 
     def begin(self) -> None:
         """Open the transfer, once the port is connected."""
+        try:
+            self._prepare()
+        except Refused as error:
+            self.refuse(error)
+        except BaseException:
+            self.fail(Failure())
+        else:
+            self._open()
+
+    def _prepare(self) -> None:
+        """
+        Find out what the port is, and have the upload told when another one takes its name.
+
+        @raise Refused: another upload has the name, and cannot be made to leave it.
+        """
         # The client's requests come to the request port; at a port of its own they would be no requests.
         with suppress(OSError):
             self.onRequestPort = self.transport.getHost().port == self.request.local.port
@@ -144,9 +159,7 @@ class UploadProtocol(HalfProtocol):
             self._contest.whenReplaced(partial(self.finish, outcomes.REPLACED))
             if self._contest.contested and self.onRequestPort:
                 # A block that comes there shows nothing: everybody knows the port.
-                self.refuse(Forbidden("busy", "another upload has this name, and the port is no secret"))
-                return
-        self._open()
+                raise Forbidden("busy", "another upload has this name, and the port is no secret")
 
     def _fitWindow(self, half: IWindowHalf) -> None:
         """
