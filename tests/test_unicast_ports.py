@@ -16,6 +16,7 @@ import pytest
 from castd.net import sockets
 from castd.net.ports import Ports
 from castd.request import Local
+from tests.support.descriptors import Descriptors
 from tests.support.fakes import Hearer, Reactor
 from tests.support.needs import needFile
 
@@ -249,3 +250,19 @@ def test_closedIsNotWatched(peers: tuple[socket.socket, socket.socket]) -> None:
     port.stopListening()
     assert (info.read_text().count("tfd:"), len(ports.epoll)) == (before, 0)
     ports.closeIdle()
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_aProtocolThatRaises(peers: tuple[socket.socket, socket.socket], alone: bool) -> None:
+    """Of a protocol that fails to begin, as one of a plugin may, no socket is left, and it is not told of an end."""
+
+    class Faulty(Hearer):
+        def startProtocol(self) -> None:
+            raise RuntimeError("a bug")
+
+    ports, faulty = Ports(Reactor(), random.Random(1)), Faulty()
+    before = Descriptors()
+    with pytest.raises(RuntimeError, match="a bug"):
+        ports.openPort(faulty, HERE, peers[0].getsockname() if alone else None)
+    ports.closeIdle()
+    assert (len(ports.epoll), faulty.stopped, before.left()) == (0, 0, [])

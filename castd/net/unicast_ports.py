@@ -106,7 +106,7 @@ class UnicastPort:
     def __init__(self, pair: SocketPair, protocol: ITransferProtocol, local: Local, peer: Peer) -> None:
         """
         @param pair: sockets on a port whose number nobody has seen.
-        @raise OSError: there is no route to the peer; the pair is closed.
+        @raise OSError: there is no route to the peer; the pair is closed, as with any other error.
         """
         self._pair: SocketPair | None = pair
         self._peer = peer
@@ -118,11 +118,13 @@ class UnicastPort:
         self._segments = pair.segments
         try:
             pair.connect(self, peer)
-        except OSError:
+            pair.segments.setMtu(local.mtu)
+            protocol.makeConnection(self)
+        except BaseException:
+            # The protocol may be a plugin's.  It has not begun, so it is not told of the end.
+            self._pair = None
             pair.close()
             raise
-        pair.segments.setMtu(local.mtu)
-        protocol.makeConnection(self)
 
     def reader(self) -> Readable:
         """Return what reads one datagram: C{readable}, with what the compiled loop has to know where it is used."""
