@@ -13,6 +13,9 @@ from castd.cast.events import Ranges
 
 #: The loss is not estimated from fewer blocks than this: a receiver that asks for four blocks at a time paces itself.
 MIN_SAMPLE = 32
+#: It is that of the last so many bursts: a sweep through a large file has a hundred times as many, which would be
+#: looked through at once, and one into which receivers keep coming has no end.
+MOST_BURSTS = 1024
 #: The pace is halved if a larger part of the blocks was lost than the first figure, and raised by a tenth if a smaller
 #: part was lost than the second.
 HIGH_LOSS, LOW_LOSS = 0.2, 0.02
@@ -72,6 +75,11 @@ class InFlight:
         )
 
 
+def _noBursts() -> deque[tuple[int, range]]:
+    """Return what holds the last bursts, each with its number."""
+    return deque(maxlen=MOST_BURSTS)
+
+
 class LossEstimator:
     """
     Estimates the loss between one round of questions and the next, and adapts the pace of the cast to it.
@@ -83,8 +91,8 @@ class LossEstimator:
 
     def __init__(self) -> None:
         self.pace = 1.0
-        self._sinceQuestion: list[tuple[int, range]] = []
-        self._beforeQuestion: list[tuple[int, range]] = []
+        self._sinceQuestion = _noBursts()
+        self._beforeQuestion = _noBursts()
 
     def sent(self, run: range, burst: int) -> None:
         """Note that blocks were sent, in the burst with this number."""
@@ -96,7 +104,7 @@ class LossEstimator:
         before.  Several questions without a block between them are one.
         """
         if self._sinceQuestion:
-            self._beforeQuestion, self._sinceQuestion = self._sinceQuestion, []
+            self._beforeQuestion, self._sinceQuestion = self._sinceQuestion, _noBursts()
 
     def answered(self, lacking: Ranges, joinedAt: int) -> None:
         """
@@ -105,7 +113,7 @@ class LossEstimator:
         @param joinedAt: the number of the last burst before the receiver joined: it could not hear that one.
         """
         sample = merged(run for burst, run in self._beforeQuestion if burst > joinedAt)
-        self._beforeQuestion = []
+        self._beforeQuestion = _noBursts()
         sent = sum(map(len, sample))
         if sent < MIN_SAMPLE:
             return

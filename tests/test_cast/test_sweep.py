@@ -27,6 +27,7 @@ from castd.cast.events import (
     RequestBlocks,
     SendBlocks,
 )
+from castd.cast.inflight import MOST_BURSTS, LossEstimator
 from castd.cast.members import Member, Members
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
 from castd.cast.sweep import (
@@ -449,6 +450,21 @@ def test_paceFollowsTheLoss() -> None:
     drain(sweep, 8.0)
     sweep.hear(A, RequestBlocks((range(1),)), 8.01)
     assert round(sweep.pace, 6) == 0.11
+
+
+def test_theLossIsThatOfLate() -> None:
+    """Of a long sweep only the last bursts count for the pace: what they lost, and not what was lost before."""
+    estimator = LossEstimator()
+    for burst in range(3 * MOST_BURSTS):
+        estimator.sent(range(burst * 16, burst * 16 + 16), burst)
+    estimator.asked()
+    estimator.answered((range(2 * MOST_BURSTS * 16),), -1)
+    assert estimator.pace == 1.0
+    for burst in range(3 * MOST_BURSTS):
+        estimator.sent(range(burst * 16, burst * 16 + 16), burst)
+    estimator.asked()
+    estimator.answered((range(2 * MOST_BURSTS * 16, 3 * MOST_BURSTS * 16),), -1)
+    assert estimator.pace == 0.5
 
 
 def test_shortSweepsSayNothing() -> None:
