@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address
 from typing import TypeAlias
 
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -77,19 +77,25 @@ class KnownFiles:
         Find out why a client of these networks cannot read a file.
 
         @param mac: of the client's machine, for content that depends on it.
-        @return: fires with L{MISSING} or L{ACCESS}; C{""}: it can.
+        @return: fires with L{MISSING} or L{ACCESS}; C{""}: it can.  It may be cancelled.
         """
-        waiting: Deferred[str] = Deferred()
         key = name, networks, mac if self._site.byMachine else None
         until, known = self._known.get(key, (0.0, ""))
         if self._site.reactor.seconds() < until:
-            waiting.callback(known)
-            return waiting
-        self._asked.setdefault(key, []).append(waiting)
-        if len(self._asked[key]) == 1:
+            return succeed(known)
+        waiting: Deferred[str] = Deferred(lambda given: self._forget(key, given))
+        if key in self._asked:
+            self._asked[key].append(waiting)
+        else:
+            self._asked[key] = [waiting]
             found = maybeDeferred(self._site.lookupAny, *key)
             found.addCallbacks(_isThere, _isNot).addErrback(_failed, name).addCallback(self._learned, key)
         return waiting
+
+    def _forget(self, key: _FileKey, waiting: Deferred[str]) -> None:
+        """Forget one who waits no longer: a disk may hang for hours."""
+        if waiting in (asked := self._asked.get(key, [])):
+            asked.remove(waiting)
 
     def _learned(self, reason: str, key: _FileKey) -> None:
         self._known.pop(key, None)

@@ -7,10 +7,12 @@ C{S-} are datagrams of C{tests/vectors/proxydhcp.json}, C{A-} the answers that a
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
 import time
+import weakref
 from collections import Counter
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -37,6 +39,7 @@ from castd.proxydhcp.checks import Checker
 from castd.proxydhcp.limits import MOST_MACHINES, MOST_REFUSALS
 from castd.proxydhcp.options import LONGEST_NAME, BootRule, Menu, Options
 from castd.proxydhcp.requests import REASONS, BootRequest, Machine, Reach, Silence, read
+from castd.proxydhcp.service import KnownFiles
 from castd.request import Local
 from castd.service import service
 from castd.testing import RecordingClient
@@ -1258,6 +1261,29 @@ def test_PX65_stopped(tmp_path: Path) -> None:
         stage.service.stop()
         asked.errback(NotFound())
         assert (stage.said(), stage.told("unanswered")) == ([], [])
+
+
+def test_whoWaitsNoLongerIsForgotten(tmp_path: Path) -> None:
+    """While a disk hangs, each who has waited for it in vain is let go of; who still waits is answered."""
+    with ProxyStage(tmp_path, X64) as stage:
+        site, files = stage.server.site, KnownFiles(stage.server.site)
+        hangs: Deferred[Any] = Deferred()
+        site.lookupAny = lambda *asked: hangs  # type: ignore[method-assign]
+        gone = files.reasonAgainst("x", (), None)
+        left = [weakref.ref(gone)]
+        for _ in range(9):
+            gone = files.reasonAgainst("x", (), None)
+            left.append(weakref.ref(gone))
+        answers: list[str] = []
+        files.reasonAgainst("x", (), None).addCallback(answers.append)
+        for waiting in left:
+            if (found := waiting()) is not None:
+                found.addErrback(lambda failure: None).cancel()
+        del gone, found
+        gc.collect()
+        assert [waiting() for waiting in left] == 10 * [None]
+        hangs.errback(NotFound())
+        assert answers == ["missing"]
 
 
 def test_rulesOfOptions() -> None:
