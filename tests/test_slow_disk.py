@@ -4,10 +4,12 @@ A disk that does not answer is waited for by those who need it, for a bounded ti
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -669,6 +671,26 @@ def test_presence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lookAt([presence], clock)
     thread.run()
     assert presence.fault() == "is not there"
+
+
+def test_aDirectoryThatIsAskedForInVain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a disk hangs whoever asks for its directory is let go of, and that is no fault, then or later."""
+    monkeypatch.setattr(athand, "openat2", lambda *_: None)
+    clock, thread, events = Clock(), Later(), list[Any]()
+    presence = Presence(str(tmp_path), clock, thread)
+    with observed(events.append):
+        asked = []
+        for _ in range(9):
+            looked = presence.look()
+            asked.append(weakref.ref(looked))
+            allWithin([looked], PATIENCE, clock)
+            clock.advance(PATIENCE)
+        del looked
+        gc.collect()
+        assert [each() for each in asked] == 9 * [None]
+        thread.run()
+        gc.collect()
+    assert (presence.fault(), events) == (None, [])
 
 
 @pytest.mark.parametrize("atHand", [True, False])

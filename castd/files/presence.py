@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 
 from castd.files import athand
 from castd.files.root import closeFd
-from castd.files.threads import DiskThreads, RunInThread, allWithin
+from castd.files.threads import DiskThreads, RunInThread, Waiters, allWithin
 
 #: A disk that does not answer within so many seconds is not waited for.
 PATIENCE = 0.25
@@ -35,7 +35,7 @@ class Presence:
         self._seconds = clock.seconds
         self._thread = thread or DiskThreads(1)
         self._found: str | None = None
-        self._asked: list[Deferred[None]] = []
+        self._asked: Waiters[None] = Waiters()
         self._since: float | None = None
 
     def fault(self) -> str | None:
@@ -46,8 +46,7 @@ class Presence:
 
     def look(self) -> Deferred[None]:
         """Look for the directory, unless somebody is looking.  -> fires when that is known."""
-        looked: Deferred[None] = Deferred()
-        self._asked.append(looked)
+        looked = self._asked.add()
         if self._since is None:
             self._since = self._seconds()
             if _isFineAtHand(self.path):
@@ -58,10 +57,7 @@ class Presence:
 
     def _looked(self, found: str | Failure | None) -> None:
         self._since, self._found = None, MISSING if isinstance(found, Failure) else found
-        asked, self._asked = self._asked, []
-        for each in asked:
-            if not each.called:
-                each.callback(None)
+        self._asked.fire(None)
 
 
 def _isFineAtHand(path: str) -> bool:

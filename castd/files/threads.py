@@ -11,7 +11,7 @@ from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Condition, Thread
-from typing import NoReturn, Protocol, TypeVar
+from typing import Generic, NoReturn, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, DeferredList, succeed
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
@@ -47,9 +47,39 @@ def asDeferred(value: T | Deferred[T]) -> Deferred[T]:
     return value if isinstance(value, Deferred) else succeed(value)
 
 
+class Waiters(Generic[T]):
+    """
+    Holds all who wait for one result.  Who gives up, by cancelling its Deferred, is forgotten: a disk may hang for
+    hours, and be asked about all the time.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[Deferred[T], None] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self) -> Deferred[T]:
+        """Return a Deferred that fires with the result."""
+        waiting: Deferred[T] = Deferred(self._forget)
+        self._waiting[waiting] = None
+        return waiting
+
+    def _forget(self, waiting: Deferred[T]) -> None:
+        self._waiting.pop(waiting, None)
+
+    def fire(self, result: T) -> None:
+        """Give the result to all who wait."""
+        waiting, self._waiting = self._waiting, {}
+        for each in waiting:
+            if not each.called:
+                each.callback(result)
+
+
 def allWithin(waited: Iterable[Deferred[None]], seconds: float, clock: IReactorTime) -> Deferred[None]:
     """Return a Deferred that fires when all of these have fired, but after so many seconds at the latest."""
-    everything = DeferredList(list(waited))
+    # Those that have not fired by then are cancelled, which is no fault.
+    everything = DeferredList(list(waited), consumeErrors=True)
     if not everything.called:
         everything.addTimeout(seconds, clock, lambda *_: [])
     return everything.addCallback(lambda _: None)

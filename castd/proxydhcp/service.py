@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from castd.errors import ConfigError, NotFound, Refused, Unavailable, WireError
 from castd.files import names
+from castd.files.threads import Waiters
 from castd.interfaces import IContent, IListeningPort, IPortService, IServiceFile, ISite, ServicePort
 from castd.options import AnyNetwork
 from castd.packets import dhcp, pxe
@@ -70,7 +71,7 @@ class KnownFiles:
     def __init__(self, site: ISite) -> None:
         self._site = site
         self._known: OrderedDict[_FileKey, tuple[float, str]] = OrderedDict()
-        self._asked: dict[_FileKey, list[Deferred[str]]] = {}
+        self._asked: dict[_FileKey, Waiters[str]] = {}
 
     def reasonAgainst(self, name: str, networks: tuple[AnyNetwork, ...], mac: str | None) -> Deferred[str]:
         """
@@ -83,28 +84,19 @@ class KnownFiles:
         until, known = self._known.get(key, (0.0, ""))
         if self._site.reactor.seconds() < until:
             return succeed(known)
-        waiting: Deferred[str] = Deferred(lambda given: self._forget(key, given))
-        if key in self._asked:
-            self._asked[key].append(waiting)
-        else:
-            self._asked[key] = [waiting]
+        begins = key not in self._asked
+        waiting = self._asked.setdefault(key, Waiters()).add()
+        if begins:
             found = maybeDeferred(self._site.lookupAny, *key)
             found.addCallbacks(_isThere, _isNot).addErrback(_failed, name).addCallback(self._learned, key)
         return waiting
-
-    def _forget(self, key: _FileKey, waiting: Deferred[str]) -> None:
-        """Forget one who waits no longer: a disk may hang for hours."""
-        if waiting in (asked := self._asked.get(key, [])):
-            asked.remove(waiting)
 
     def _learned(self, reason: str, key: _FileKey) -> None:
         self._known.pop(key, None)
         self._known[key] = self._site.reactor.seconds() + FRESH, reason
         if len(self._known) > MOST_KNOWN:
             self._known.popitem(last=False)
-        for waiting in self._asked.pop(key):
-            if not waiting.called:
-                waiting.callback(reason)
+        self._asked.pop(key).fire(reason)
 
 
 def _isThere(content: IContent) -> str:
