@@ -4,6 +4,7 @@ What is known of a machine: by DHCP, leases and the kernel's neighbours; and nam
 
 from __future__ import annotations
 
+import gc
 import re
 import socket
 import struct
@@ -325,6 +326,19 @@ def test_readOnce(tmp_path: Path) -> None:
     clock.advance(FRESH)
     machines.machineOf(PEER)
     assert len(read) == 2
+
+
+def test_whoGivesUp(tmp_path: Path, events: list[LogEvent]) -> None:
+    """Who waits no longer for what the kernel knows of a machine is let go of, and that is no fault."""
+    thread = Later()
+    machines, _ = made(tmp_path, Clock(), thread)
+    asked = machines.machineOf(PEER)
+    assert isinstance(asked, Deferred)
+    asked.cancel()
+    thread.run()
+    del asked
+    gc.collect()
+    assert events == []
 
 
 def test_identify(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from castd.files.file_upload import MOST_UNWRITTEN
 from castd.files.netascii import PIECE
 from castd.files.presence import PATIENCE, Presence, lookAt
 from castd.files.root import Root
-from castd.files.threads import MOST_AWAITED, DiskThreads, allWithin, callWithin
+from castd.files.threads import MOST_AWAITED, DiskThreads, allWithin, callWithin, whenAll
 from castd.files.upload_options import UploadDirectoryOptions
 from castd.files.uploads import UploadDirectory
 from castd.options import Limits
@@ -691,6 +691,20 @@ def test_aDirectoryThatIsAskedForInVain(tmp_path: Path, monkeypatch: pytest.Monk
         thread.run()
         gc.collect()
     assert (presence.fault(), events) == (None, [])
+
+
+def test_nobodyWaitsForAllOfThem() -> None:
+    """What is waited for together is let go of together, and that is no fault."""
+    events, fired = list[Any](), list[Any]()
+    with observed(events.append):
+        waited = [Deferred[Any]() for _ in range(3)]
+        everything = whenAll(waited).addBoth(fired.append)
+        waited[0].callback(None)
+        everything.cancel()
+        assert [each.called for each in waited] == 3 * [True]
+        del waited, everything
+        gc.collect()
+    assert (fired, events) == ([None], [])
 
 
 @pytest.mark.parametrize("atHand", [True, False])

@@ -19,7 +19,7 @@ from functools import cached_property
 from functools import partial as bind
 from typing import Literal, TypeAlias
 
-from twisted.internet.defer import Deferred, DeferredList, fail, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -28,7 +28,7 @@ from castd.files import names, partial
 from castd.files.athand import NO_DESCRIPTORS
 from castd.files.root import closeFd
 from castd.files.space import SpaceClaim
-from castd.files.threads import RunInThread
+from castd.files.threads import RunInThread, whenAll
 from castd.files.upload_options import UploadDirectoryOptions, groupNumber
 from castd.interfaces import IContestedUpload
 from castd.machines.known import KnownMachine
@@ -146,7 +146,7 @@ class OpenUploads:
     def settled(self) -> Deferred[None]:
         """Return a Deferred that fires when all uploads that have ended are stored or removed on the disk."""
         ending = [*self._ending, *(upload for upload in self.byKey.values() if upload.storing)]
-        return DeferredList([upload.ended() for upload in ending]).addCallback(lambda _: None)
+        return whenAll([upload.ended() for upload in ending])
 
     def checkSize(self, size: int) -> None:
         """@raise Full: an upload may not be so large."""

@@ -76,13 +76,20 @@ class Waiters(Generic[T]):
                 each.callback(result)
 
 
+def whenAll(waited: Iterable[Deferred[T]]) -> Deferred[None]:
+    """
+    Return a Deferred that fires when all of these have fired, with whatever.  If it is cancelled they are, too, which
+    is no fault of anybody.
+    """
+    return DeferredList(list(waited), consumeErrors=True).addCallback(lambda _: None)
+
+
 def allWithin(waited: Iterable[Deferred[None]], seconds: float, clock: IReactorTime) -> Deferred[None]:
     """Return a Deferred that fires when all of these have fired, but after so many seconds at the latest."""
-    # Those that have not fired by then are cancelled, which is no fault.
-    everything = DeferredList(list(waited), consumeErrors=True)
+    everything = whenAll(waited)
     if not everything.called:
-        everything.addTimeout(seconds, clock, lambda *_: [])
-    return everything.addCallback(lambda _: None)
+        everything.addTimeout(seconds, clock, lambda *_: None)
+    return everything
 
 
 def handOver(result: T | Failure, asked: Deferred[T], discard: Callable[[T], object]) -> None:

@@ -10,13 +10,13 @@ from contextlib import suppress
 from functools import partial
 from typing import Generic, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from castd.files.threads import DiskThreads, RunInThread
+from castd.files.threads import DiskThreads, RunInThread, whenAll
 from castd.interfaces import IMachines
 from castd.machines.known import KnownMachine, plainAddress
 from castd.machines.lease_file import LeaseFile
@@ -193,7 +193,7 @@ class Machines:
         waited = [waiting for each in self._readings if (waiting := each.refresh(known)) is not None]
         if not waited:
             return self._machineOf(None, peer, server)
-        return DeferredList(waited).addCallback(self._machineOf, peer, server)
+        return whenAll(waited).addCallback(self._machineOf, peer, server)
 
     def _machineOf(self, _: object, peer: Peer, server: str | None) -> KnownMachine:
         return self.table.machineOf(peer, server, self._clock.seconds(), self._wallClock())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from twisted.internet import tcp, unix
-from twisted.internet.defer import Deferred, DeferredList, execute, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, execute, maybeDeferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -35,7 +35,7 @@ from zope.interface import implementer
 from castd.config.config import Config
 from castd.errors import ConfigError, Unavailable, reasonOf
 from castd.files.private import clearSocket
-from castd.files.threads import RunInThread
+from castd.files.threads import RunInThread, whenAll
 from castd.net.connections import ConnectionLimit
 from castd.observe.encoding import encodeJson
 from castd.observe.report import Reporter, Sources
@@ -148,7 +148,7 @@ class AdminPorts:
         """Close all ports.  -> fires when another process can open them: the control socket's file is removed."""
         closing = [port.close() for port in self._ports.values()]
         self._ports = {}
-        return DeferredList(closing, consumeErrors=True).addCallback(lambda _: None)
+        return whenAll(closing)
 
     def removeFiles(self) -> None:
         """Remove the files of the control socket after a failed start: no reactor will run to do it."""

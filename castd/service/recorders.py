@@ -13,7 +13,7 @@ from base64 import b64encode
 from functools import partial
 from typing import TypedDict
 
-from twisted.internet.defer import Deferred, DeferredList, TimeoutError, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import ILogObserver, LogEvent, Logger
 from twisted.python.failure import Failure
@@ -22,7 +22,7 @@ from zope.interface import implementer
 from castd import __version__
 from castd.config.config import Config
 from castd.errors import Unavailable, reasonOf
-from castd.files.threads import RunInThread
+from castd.files.threads import RunInThread, allWithin
 from castd.observe.captures import CaptureFolder, CaptureRate, captureName
 from castd.observe.format import asMessage
 from castd.observe.history import isFailure
@@ -190,8 +190,7 @@ class Recorders:
 
     def close(self) -> Deferred[None]:
         """Have the captures written that wait, if the disk answers in time."""
-        writing = DeferredList(list(self._writing)).addCallback(lambda _: None)
-        return writing.addTimeout(PATIENCE, self._site.reactor).addErrback(lambda why: why.trap(TimeoutError) and None)
+        return allWithin(self._writing, PATIENCE, self._site.reactor)
 
 
 def commentOf(event: LogEvent) -> str:
