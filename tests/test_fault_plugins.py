@@ -27,11 +27,11 @@ from castd.interfaces import IContestedUpload
 from castd.packets.tftp import buildData
 from castd.receive.group import SbroadcastDownload
 from castd.receive.options import RequestedOptions
-from castd.request import Peer
+from castd.request import Peer, Request
 from castd.server.listener import Listener
 from castd.service.logs import textLog
 from castd.testing import BytesContent, MemorySink, Network, ReceivedFile, memorySite, pattern
-from tests.support.clients.tftp import rrq, wrq
+from tests.support.clients.tftp import rrq, say, wrq
 from tests.support.faults import Breaker, Plugin, everyMethod
 from tests.support.log import observed
 from tests.support.quick import slowBut
@@ -315,6 +315,41 @@ def test_aContestedUploadRaises(kind: type[BaseException], faulty: str, monkeypa
         stage.network.advance(60)
     assert [str(event["log_failure"].value) for event in stage.told("fault")] == ["a bug"]
     assert upload.aborts == 1
+    stage.events.clear()
+    stage.over()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("faulty", ["locate", "grantedOptions"])
+@pytest.mark.parametrize("end", ["done", "silent", "stopped"])
+def test_whatAnEventIsToSay(kind: type[BaseException], faulty: str, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who cannot tell a path, or options, costs the event of a transfer that field, and keeps nobody's place."""
+
+    def fault(*_: object) -> Any:
+        raise kind("a bug")
+
+    def lookup(request: Request) -> Any:
+        request.trace.places.append(("castd.yaml:3", fault))
+        request.trace.found = True
+        return known(request)
+
+    stage = TftpStage({"f": b"all of it"})
+    known = stage.site.lookup
+    with observed(stage.events.append):
+        if faulty == "locate":
+            monkeypatch.setattr(stage.site, "lookup", lookup)
+        else:
+            monkeypatch.setattr(tftp.Wire, "grantedOptions", fault)
+        client, _, tid = stage.ask(rrq(blksize=512))
+        if end == "done":
+            say(client, 0, tid)
+            say(client, 1, tid)
+        elif end == "stopped":
+            stage.listener.stop()
+        stage.network.advance(60)
+    assert {str(event["log_failure"].value) for event in stage.told("fault")} == {"a bug"}
+    assert [event["outcome"] for event in stage.told("received")] == [end]
+    assert stage.site.admission.receivers.total() == 0
     stage.events.clear()
     stage.over()
 

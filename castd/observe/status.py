@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Protocol, TypedDict, TypeVar
 
 from castd.interfaces import ICastTransport, ILiveTransfer, IPortService, ISite, LiveReceiver
-from castd.net.faults import logFault
+from castd.net.faults import askPlugin
 from castd.request import hostPort
 
 T = TypeVar("T")
@@ -87,11 +87,7 @@ def asked(question: Callable[[], T], otherwise: T) -> T:
 
     @param otherwise: is returned if it fails to, which is logged: a fault of one plugin hides nothing of the others.
     """
-    try:
-        return question()
-    except BaseException:
-        logFault("what is under way cannot be told")
-        return otherwise
+    return askPlugin(question, otherwise, "what is under way cannot be told")
 
 
 def underWay(transport: ICastTransport) -> list[object]:

@@ -7,7 +7,7 @@ The events are structured; the observers in L{castd.observe} format them for the
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +16,7 @@ from twisted.logger import LogEvent, Logger, LogLevel
 from castd import outcomes
 from castd.errors import CastdError, Denied, Refused
 from castd.interfaces import INegotiatingWire, IWire, Near
+from castd.net.faults import askPlugin
 from castd.request import Peer, Request, hostPort
 from castd.units import showDuration
 from castd.verdicts import Facts, Verdict, clip, fieldsOf, isWell, judge, verdictFields
@@ -81,7 +82,9 @@ def requestFields(request: Request) -> dict[str, object]:
         fields["profiles"] = ", ".join(request.quirks.profiles)
     if request.sentName is not None:
         fields["sent_name"] = clip(request.sentName)
-    if paths := [path for _, locate in asked if locate is not None and (path := locate(name))]:
+    # A fault of a plugin costs the event a field, and not a transfer its end: whoever ends it has to go on.
+    locators = [locate for _, locate in asked if locate is not None]
+    if paths := [path for each in locators if (path := askPlugin(partial(each, name), "", "a path cannot be told"))]:
         fields["path"] = clip(", ".join(paths))
     if trace.found and asked and asked[-1][0]:
         fields["source"] = asked[-1][0]
@@ -375,10 +378,14 @@ def grantedFields(wire: IWire, request: Request) -> dict[str, object]:
     """Return the field of the options that a request was granted; none if there are none, or the wire does not tell."""
     if not (request.options and INegotiatingWire.providedBy(wire)):
         return {}
-    try:
-        granted = showOptions(wire.grantedOptions(request))
-    except CastdError:
-        return {}
+
+    def ask() -> str | None:
+        try:
+            return showOptions(wire.grantedOptions(request))
+        except CastdError:
+            return None
+
+    granted = askPlugin(ask, None, "granted options cannot be told")
     return {} if granted is None else {"granted": granted}
 
 
