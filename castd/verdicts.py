@@ -49,7 +49,7 @@ class Facts(NamedTuple):
     @ivar outcome: of a transfer, a word of L{castd.outcomes}.
     @ivar code: of a refusal, TFTP's error code.
     @ivar why: of a refusal, and of a request that was not answered: the reason in the log.
-    @ivar limit: the key of the limit for which there was no answer.
+    @ivar limit: the key of the limit for which there was no answer, or C{LimitNOFILE}.
     @ivar rule: C{file:line} of the access rule that refused.
     @ivar ruled: the access rules refused, by a rule or for want of one.
     @ivar source: C{file:line} of the source that C{found} lies in.

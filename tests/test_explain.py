@@ -484,6 +484,16 @@ def test_limits(hall: Path, limit: str, wait: float) -> None:
     assert ("is reached: there is no answer, the client asks again" in texts(found, "limit")) is not found["served"]
 
 
+def test_descriptors(case: Case) -> None:
+    """So is the limit of open files, where that is the one that is reached."""
+    case.server.site.admission.affordable = 1
+    assert first(case, asked("images/kernel"), 69, MIN_STAY / 5)
+    found = one(case, "images/kernel")
+    casts = "limits.casts: 1 of 4096 casts are under way, and there are descriptors for 1 (LimitNOFILE)"
+    assert casts in texts(found, "limit")
+    assert placed(found, "limit")[-1] == (None, "LimitNOFILE is reached: there is no answer, the client asks again")
+
+
 def test_barred(case: Case) -> None:
     """A file that another transport has refused to a client is told so; only a real request counts against that."""
     case.server.site.bar(HERE, "images/kernel", 60, "it is to ask again by MTFTP")

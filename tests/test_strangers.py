@@ -265,9 +265,30 @@ def test_affordable() -> None:
             stage.client(2000 + number).send(rrq(), stage.server)
         stage.network.advance(0.1)
         assert stage.site.admission.casts == 3
+        crowded = stage.told("crowded")
+    assert {(event["why"], event["limit"]) for event in crowded} == {("LimitNOFILE", "LimitNOFILE")}
     assert affordableCasts(resource.RLIM_INFINITY) == float("inf")
     assert affordableCasts(48) == MIN_CASTS
     assert 150 < affordableCasts(1024) < 342
+
+
+@pytest.mark.parametrize(
+    ("limits", "affordable", "limit"),
+    [
+        (Limits(casts=3), 100.0, "limits.casts"),
+        (Limits(casts=3), 3.0, "limits.casts"),
+        (Limits(casts=100), 3.0, "LimitNOFILE"),
+        (Limits(casts=100, receivers=3), 100.0, "limits.receivers"),
+    ],
+)
+def test_namesTheLimitThatIsReached(limits: Limits, affordable: float, limit: str) -> None:
+    """A full server names the limit that would have to be raised, also for what it drops unread."""
+    with wild(limits=limits) as stage:
+        stage.site.admission.affordable = affordable
+        flooded(stage, 1.0, 5000, rrq())
+        crowded = stage.told("crowded")
+    assert {event["limit"] for event in crowded} == {limit}
+    assert "the server is full" in {event["why"] for event in crowded}
 
 
 class Never:

@@ -15,6 +15,8 @@ from castd.repetitions import Repetitions
 from castd.request import Peer
 from castd.server.known import DividedLimit, KnownAddresses, Rank
 
+#: The limit of the process that bounds how many casts there are descriptors for, by the name that systemd has for it.
+DESCRIPTORS = "LimitNOFILE"
 #: How long a receiver that has sent nothing but its request keeps its place, even if the place is needed.  Seconds.
 MIN_STAY = 0.25
 #: The most receivers that are displaced for one request: in a group one that leaves makes no room for another cast.
@@ -195,7 +197,7 @@ class Admission:
         If the server is full, those have to leave who have sent nothing but their request, the oldest first.
 
         @param networks: those on the link of the interface that was asked.
-        @return: the key of that limit in the service file; L{None}: there is none.
+        @return: the key of that limit in the service file, or L{DESCRIPTORS}; L{None}: there is none.
         """
         host = peer[0]
         if self.used(host) >= self._limits.perPeer:
@@ -240,18 +242,21 @@ class Admission:
         # Not by [], which a Counter answers in Python where nothing is counted, as for most addresses.
         return self.receivers.get(host, 0) + self._lookups.get(host, 0)
 
-    def sheds(self, peer: Peer, now: float, networks: tuple[IPv4Network, ...]) -> bool:
+    def sheds(self, peer: Peer, now: float, networks: tuple[IPv4Network, ...]) -> str | None:
         """
-        Return whether a request of this peer would only be refused, as the server is full of others: so a flood is
-        dropped unread.  It is noted who is turned away, as there is room for more of those who ask again.
+        Return the limit for which a request of this peer would only be refused, as the server is full of others: so a
+        flood is dropped unread.  It is noted who is turned away, as there is room for more of those who ask again.
+
+        @return: as L{crowded}.
         """
-        if self._full() is None:
-            return False
+        full = self._full()
+        if full is None:
+            return None
         rank = self.known.rank(peer[0], networks)
         if self._hasRoom(peer, rank, now):
-            return False
+            return None
         self.turnAway(peer, rank, now)
-        return True
+        return full
 
     def turnAway(self, peer: Peer, rank: Rank, now: float) -> None:
         """Note that a request of this peer, whose address has this rank, is dropped unread."""
@@ -278,10 +283,11 @@ class Admission:
         return self.asksAgain(peer, rank, now) and self._mayDisplaceAgain.allow(1, now)
 
     def _full(self) -> str | None:
-        """Return the key of the limit of all addresses together that is reached; L{None}: there is room."""
+        """Return the limit of all addresses together that is reached, as L{crowded}; L{None}: there is room."""
         begun = self.casts + self.looking
         if begun >= self._limits.casts or begun >= self.affordable:
-            return "limits.casts"
+            # To raise the one that is not reached would change nothing.
+            return DESCRIPTORS if self.affordable < self._limits.casts else "limits.casts"
         return "limits.receivers" if self._held >= self._limits.receivers else None
 
     def _displace(self, now: float) -> bool:

@@ -157,7 +157,7 @@ def unanswered(transport: str, request: Request, why: str, limit: str = "") -> N
     """
     Log that a request gets no answer; the client asks again.
 
-    @param limit: the key of the limit that is reached; C{""}: it is for another reason.
+    @param limit: the key of the limit that is reached, or C{LimitNOFILE}; C{""}: it is for another reason.
     """
     # A limit is for the operator to raise; the others tell of a fault.
     say = _log.info if limit else _log.warn

@@ -47,8 +47,8 @@ class Shedding:
         now, admission = self._site.reactor.seconds(), self._site.admission
         if peer in self._sessions.members:
             return False
-        if admission.sheds(peer, now, local.networks):
-            self._drop("the server is full", "limits.casts", now)
+        if limit := admission.sheds(peer, now, local.networks):
+            self._drop("the server is full", limit, now)
         elif self._sessions.onPort and not self._hasTime(peer, local, now):
             self._drop("requests take more than half of the time", "", now)
         else:

@@ -35,6 +35,7 @@ from castd.options import HostPort, endpoint
 from castd.packets.options import KNOWN
 from castd.packets.tftp import Data, Error, Oack, TftpRequest, buildRequest, parse
 from castd.request import Local, Peer, Request, hostPort
+from castd.server.admission import DESCRIPTORS
 from castd.server.listener import Listener
 from castd.server.port_dialect import PortDialect
 from castd.server.sessions import groupUse, joinable
@@ -393,7 +394,10 @@ class _Explainer:
         """Tell which limits apply.  -> whether one of them is reached now."""
         admission, limits, host = self._site.admission, self._site.limits, request.peer[0]
         self._limit("per-peer", f"{admission.used(host)} of {limits.perPeer} transfers of this address are under way")
-        self._limit("casts", f"{admission.casts + admission.looking} of {limits.casts} casts are under way")
+        casts = f"{admission.casts + admission.looking} of {limits.casts} casts are under way"
+        if admission.affordable < limits.casts:
+            casts += f", and there are descriptors for {admission.affordable:.0f} ({DESCRIPTORS})"
+        self._limit("casts", casts)
         self._limit("receivers", f"there are {admission.receivers.total()} of {limits.receivers} receivers")
         self._limit("new-per-peer", f"at most {limits.newPerPeer:g} new transfers of this address a second")
         if limits.rate is not None:
@@ -402,7 +406,11 @@ class _Explainer:
             self._tell("limit", f"rate: at most {entry.options.rate:.0f} octets a second", self._entry(entry))
         reached = admission.reached(request.peer, self._site.reactor.seconds(), request.local.networks)
         if reached is not None:
-            self._limit(reached.partition(".")[2], "is reached: there is no answer, the client asks again")
+            text = "is reached: there is no answer, the client asks again"
+            if reached == DESCRIPTORS:
+                self._tell("limit", f"{reached} {text}")
+            else:
+                self._limit(reached.partition(".")[2], text)
         return reached is not None
 
     def _limit(self, key: str, text: str) -> None:
