@@ -65,6 +65,7 @@ class Facts(NamedTuple):
     @ivar blocks: how many blocks the file has.
     @ivar octets: octets of a full block of this file on the wire.
     @ivar clientCode, clientText: the ERROR of the client.
+    @ivar unsent: why this machine could not send what it has tried to send last; C{""}: it was sent.
     @ivar times, minutes: how often it has fetched this file whole, and within how many minutes.
     @ivar reason: why C{proxydhcp} does not answer, see L{castd.proxydhcp.requests.REASONS}.
     @ivar arch: the word for the architecture of its firmware.
@@ -97,6 +98,7 @@ class Facts(NamedTuple):
     octets: int = 0
     clientCode: int | None = None
     clientText: str = ""
+    unsent: str = ""
     times: int = 0
     minutes: int = 0
     reason: str = ""
@@ -334,6 +336,13 @@ RULES: Final = (
         lambda facts: _failed(facts) and facts.lacks in ROLLOVER and (facts.blocks or 0) > ROLLOVER.start,
         "it stops where the block number rolls over, after 65535: it cannot count on",
         "a larger blksize, so that the file has fewer blocks; or another boot loader",
+    ),
+    VerdictRule(
+        "unsent",
+        "it fell silent, and the server's machine could not send what was for it",
+        lambda facts: _ended(outcomes.SILENT)(facts) and bool(facts.unsent),
+        "this server could not send to it: {unsent}",
+        "castd doctor, ip address, ip route, nft list ruleset: the server's own address, route or firewall",
     ),
     VerdictRule(
         "rejected",

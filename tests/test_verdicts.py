@@ -184,6 +184,21 @@ def dies(folder: Path) -> None:
     begun()[0].network.advance(40)
 
 
+def cannotSend(folder: Path) -> None:
+    """The server's machine loses its network: before the first answer, in a transfer, in a window and in an upload."""
+    stage = TftpStage(FILE, uploads=True)
+    inStep, _, tid = stage.ask(rrq())
+    inWindows, _, other = stage.ask(rrq(windowsize=4), stage.client(2001))
+    sender, _, third = stage.ask(wrq("new"), stage.client(2002))
+    stage.network.host(SERVER).errno = errno.ENETUNREACH
+    say(inStep, 1, tid)
+    say(inWindows, 0, other)
+    sender.send(buildData(1, bytes(512)), third)
+    for number, request in enumerate((rrq(), rrq(blksize=1000), wrq("another"))):
+        stage.client(2003 + number).send(request, stage.server)
+    stage.network.advance(90)
+
+
 def closes(folder: Path) -> None:
     stage, client, _ = begun()
     client.port.stopListening()
@@ -277,6 +292,7 @@ PROVOKED: dict[str, Provoke] = {
     "no-multicast": deaf,
     "mtu": tooLarge,
     "rollover": rollsOver,
+    "unsent": cannotSend,
     "rejected": closedAtOnce(singlePort=True),
     "port-closed": closedAtOnce(),
     "blocked": silentAtOnce(singlePort=True),
@@ -398,6 +414,18 @@ def test_duplicatesAreNoDeafness(events: Events) -> None:
         say(client, number, tid)
         say(client, number, tid)
         stage.network.advance(0.1)
+    stage.network.advance(40)
+    assert [event["verdict"] for event in events if event.get("event") == "received"] == ["silent"]
+
+
+def test_anOutageThatIsOver(events: Events) -> None:
+    """A client that dies when the server could send to it again has not died of the server's network."""
+    stage, client, tid = begun()
+    server = stage.network.host(SERVER)
+    server.errno = errno.ENETUNREACH
+    say(client, 2, tid)
+    stage.network.advance(1)
+    server.errno = 0
     stage.network.advance(40)
     assert [event["verdict"] for event in events if event.get("event") == "received"] == ["silent"]
 

@@ -164,6 +164,7 @@ class CastProtocol(FastPath):
         self._groupBlocks = 0  # blocks that were sent to the group when receivers by unicast were last served
         self._groupSentAt = 0.0  # the instant at which the last of them was found to be sent
         self._queue = SendQueue()
+        self._unsentAt, self._unsentWhy = float("-inf"), ""
         # The chunks that are being read for it, and since when it waits for each.
         self._awaited: dict[AwaitedChunk, float] = {}
         if not _mayBeUnasked(wire, pacers):
@@ -674,6 +675,18 @@ class CastProtocol(FastPath):
     def unsendable(self, error: OSError) -> None:
         """Report that a burst could not be sent."""
         self._queue.unsendable(self, error, next(iter(self.receivers), ("nobody", 0)))
+
+    def unsent(self, why: str) -> None:
+        """As L{DatagramSender.unsent<castd.server.sender.DatagramSender.unsent>}."""
+        self._unsentAt, self._unsentWhy = self._seconds(), why
+
+    def whyUnsent(self, lastBlockAt: float) -> str:
+        """
+        Return why this machine could not send what it has tried to send last; C{""}: it was sent.
+
+        @param lastBlockAt: the instant at which the last block was sent, or could not be.
+        """
+        return self._unsentWhy if self._unsentAt >= lastBlockAt else ""
 
     # Receivers that do not hear the group.
 

@@ -369,6 +369,7 @@ def _endingFacts(cast: CastProtocol, receiver: Receiver, ending: Ending, times: 
         octets=min(cast.wire.blocksize, cast.content.size),
         clientCode=None if error is None else error[0],
         clientText="" if error is None else clip(error[1]),
+        unsent=cast.whyUnsent(ending.lastBlockAt),
         times=times,
         minutes=round(seconds / 60),
     )

@@ -139,6 +139,9 @@ class HalfProtocol(DatagramProtocol, ABC):
     def peerUnreachable(self, peer: Peer | None = None) -> None:
         """Ignore that a host has reported a port closed."""
 
+    def unsent(self, why: str) -> None:
+        """Ignore that a datagram could not be sent: the half repeats it."""
+
     # What is sent.
 
     def reply(self, datagrams: Sequence[bytes]) -> None:

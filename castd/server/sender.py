@@ -199,6 +199,9 @@ class DatagramSender(Protocol):
     def peerUnreachable(self, peer: Peer | None = None) -> None:
         """Note that a host reports the port of a peer as closed; L{None}: of the only peer."""
 
+    def unsent(self, why: str) -> None:
+        """Note that this machine could not send a datagram."""
+
 
 class SendQueue:
     """
@@ -282,7 +285,9 @@ class SendQueue:
         """Report that a datagram could not be sent: to the sender if the peer's port is closed, else to the log."""
         if isinstance(error, ConnectionRefusedError):
             sender.peerUnreachable(address)
-        elif error.errno not in self._complained:
+            return
+        sender.unsent(error.strerror or str(error))
+        if error.errno not in self._complained:
             self._complained.add(error.errno)
             _log.warn(
                 "{transport}: cannot send to {peer}: {why}",

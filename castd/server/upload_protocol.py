@@ -115,6 +115,8 @@ class UploadProtocol(HalfProtocol):
         self._mostUnread = MOST_KEPT
         self._room: Deferred[None] | None = None  # fires when the disk has taken enough
         self._waitsSince: float | None = None
+        #: Why an answer could not be sent, and how many blocks had come by then.
+        self._unsentWhy, self._unsentAfter = "", -1
 
     # ILiveTransfer
 
@@ -296,6 +298,10 @@ class UploadProtocol(HalfProtocol):
         if self._closedReports >= CLOSED_PORTS:
             # It is ended by the timer, as this may be called while a datagram is being sent.
             self.setTimer(self._seconds())
+
+    def unsent(self, why: str) -> None:
+        """As L{DatagramSender.unsent<castd.server.sender.DatagramSender.unsent>}."""
+        self._unsentWhy, self._unsentAfter = why, self.blocks
 
     # The timer.
 
@@ -552,6 +558,7 @@ class UploadProtocol(HalfProtocol):
             singlePort=self.onRequestPort,
             clientCode=None if error is None else error[0],
             clientText="" if error is None else clip(error[1]),
+            unsent=self._unsentWhy if self.blocks == self._unsentAfter else "",
         )
 
 
