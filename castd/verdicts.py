@@ -339,8 +339,8 @@ RULES: Final = (
     ),
     VerdictRule(
         "unsent",
-        "it fell silent, and the server's machine could not send what was for it",
-        lambda facts: _ended(outcomes.SILENT)(facts) and bool(facts.unsent),
+        "it fell silent, or its port was reported closed, and the server's machine could not send what was for it",
+        lambda facts: _ended(outcomes.SILENT, outcomes.CLOSED)(facts) and bool(facts.unsent),
         "this server could not send to it: {unsent}",
         "castd doctor, ip address, ip route, nft list ruleset: the server's own address, route or firewall",
     ),

@@ -430,6 +430,15 @@ def test_anOutageThatIsOver(events: Events) -> None:
     assert [event["verdict"] for event in events if event.get("event") == "received"] == ["silent"]
 
 
+def test_ownFirewall() -> None:
+    """A firewall of the server's machine that rejects what is sent makes the client's port seem closed."""
+    seen = Facts("received", outcome=outcomes.CLOSED, heard=False, unsent="Operation not permitted")
+    verdict = judge(seen)
+    assert verdict is not None
+    assert verdict.id == "unsent"
+    assert verdict.cause == "this server could not send to it: Operation not permitted"
+
+
 def test_aGroupHasNoOtherPort(events: Events) -> None:
     """A member that never answers is not sent to single-port, which groups do not have."""
     silentInAGroup(Path())
