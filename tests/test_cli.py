@@ -13,6 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -25,10 +26,12 @@ from castd.cli import check, main
 from castd.config import yaml
 from castd.config.plugin import Collected, ContentSourceMaker, TransportMaker
 from castd.errors import ConfigError
+from castd.files import permission
 from castd.observe import journal
 from castd.service import bootstrap
 from castd.service.logs import jsonLog
-from tests.support.jobs import ROOT, running, until
+from tests.support.jobs import ROOT, free, running, until
+from tests.support.needs import lack, run
 
 GOOD = "castd: 1\ncontent: [{directory: {path: boot}}]\naccess: [{allow: any}]\n"
 
@@ -426,6 +429,53 @@ def test_checkUnwritable(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed.add(kept / "log")
     log = f"{file}:5: logging.file: {kept}/log: this user may not write it"
     assert castd("check", file).stderr.splitlines() == [log, history]
+
+
+def test_checkReadOnly(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file system that is read-only it is said so, by a check and by a start: no permission would help."""
+    file, access = folder / "x.yaml", os.access
+    for name in ("kept", "captures", "up"):
+        (folder / name).mkdir()
+    closed = {str(folder / name) for name in ("kept", "captures", "up")}
+    text = f"{GOOD}transports: {{tftp: {{port: 6969, interface: 127.0.0.1}}}}\n"
+    logs = "logging: {file: kept/log}\nhistory: {path: kept/history}\n"
+    uploads = "uploads: [{directory: {path: up}}]\n"
+    file.write_text(f"{text}{logs}recorder: {{directory: captures}}\n{uploads}")
+
+    def accessOf(path: str | Path, mode: int, **more: Any) -> bool:
+        return not (str(path) in closed and mode & os.W_OK) and access(path, mode, **more)
+
+    monkeypatch.setattr(os, "access", accessOf)
+    monkeypatch.setattr(permission, "isReadOnly", lambda place: str(place) in closed)
+    assert castd("check", file).stderr.splitlines() == [
+        f"{file}:5: logging.file: {folder}/kept: Read-only file system",
+        f"{file}:6: history.path: {folder}/kept: Read-only file system",
+        f"{file}:7: recorder.directory: {folder}/captures: Read-only file system",
+        f"{file}:8: uploads[0].directory.path: {folder}/up: Read-only file system",
+    ]
+
+
+@pytest.mark.root
+def test_startReadOnly(folder: Path) -> None:
+    """A start says the same, where a file system is really mounted so."""
+    file, place, (port,) = folder / "x.yaml", folder / "place", free(socket.SOCK_DGRAM)
+    place.mkdir()
+    tried = run("mount", "-t", "tmpfs", "-o", "ro", "castd", place)
+    if tried.returncode:
+        lack(f"nothing can be mounted here: {tried.stderr}")
+    try:
+        for section, key in (
+            ("recorder: {directory: place}", "recorder.directory"),
+            ("uploads: [{directory: {path: place}}]", "uploads[0].directory.path"),
+            ("logging: {file: place/log}", "logging.file"),
+        ):
+            file.write_text(f"{GOOD}transports: {{tftp: {{port: {port}, interface: 127.0.0.1}}}}\n{section}\n")
+            status, lines = serving(file)
+            assert status == os.EX_UNAVAILABLE, lines
+            assert lines[0].startswith(f"{file}:5: {key}: {place}")
+            assert lines[0].endswith(": Read-only file system")
+    finally:
+        run("umount", place, check=True)
 
 
 @pytest.mark.parametrize("interface", ["''", "'::'"])

@@ -469,6 +469,10 @@ def test_uploads(tmp_path: Path) -> None:
     about = subject(tmp_path, sections={"uploads": [{"directory": {"path": "up"}}]})
     closed = FakeMachine(closed={f"{tmp_path}/up"})
     assert findings(lookAtFiles, about, closed, "problem") == [f"uploads: user 65534 may not write in {tmp_path}/up"]
+    readOnly = replace(closed, space=FreeSpace(1 << 40, 5, True))
+    assert findings(lookAtFiles, about, readOnly, "problem") == [
+        f"uploads: the file system of {tmp_path}/up is read-only"
+    ]
     full = FakeMachine(space=FreeSpace(1 << 20, 5))
     (what,) = findings(lookAtFiles, about, full, "problem")
     assert what == f"uploads: {tmp_path}/up has 1 MiB free, and keep-free: 64 MiB"
@@ -490,6 +494,10 @@ def test_logs(tmp_path: Path) -> None:
     for space in (FreeSpace(4096, 1 << 20), FreeSpace(1 << 40, 0)):
         (what,) = findings(lookAtLogs, about, FakeMachine(space=space), "problem")
         assert what.startswith(f"logging.file: the disk of {logs} is full")
+    readOnly = FakeMachine(closed={str(logs), f"{logs}/castd.log"}, space=FreeSpace(1 << 40, 1 << 20, True))
+    assert findings(lookAtLogs, about, readOnly, "problem") == [
+        f"logging.file: the file system of {logs}/castd.log is read-only"
+    ]
     lost = subject(
         tmp_path, sections={"history": {"path": "lost/x"}, "control": {"path": "/run/no-such-castd/control"}}
     )

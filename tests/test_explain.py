@@ -1,5 +1,6 @@
 """`castd explain` says what a request would get, as it would get it, and why; and it serves nothing."""
 
+import errno
 import json
 import os
 import socket
@@ -18,7 +19,7 @@ from twisted.internet.testing import MemoryReactorClock
 
 from castd.cli import main
 from castd.cli.explain import known
-from castd.files import root
+from castd.files import root, uploads
 from castd.files.root import Root
 from castd.group_pool import BorrowedGroups, GroupPool
 from castd.packets import tftp
@@ -492,6 +493,13 @@ def test_descriptors(case: Case) -> None:
     casts = "limits.casts: 1 of 4096 casts are under way, and there are descriptors for 1 (LimitNOFILE)"
     assert casts in texts(found, "limit")
     assert placed(found, "limit")[-1] == (None, "LimitNOFILE is reached: there is no answer, the client asks again")
+
+
+def test_readOnly(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Uploads to a file system that is read-only are refused as such, and not for a permission."""
+    monkeypatch.setattr(uploads, "writeFault", lambda path, mode, within: errno.EROFS)
+    found = one(case, "logs/new", write=True)
+    assert texts(found, "upload")[-1] == "does not take it: Read-only file system"
 
 
 def test_barred(case: Case) -> None:

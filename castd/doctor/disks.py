@@ -161,6 +161,8 @@ def _below(folder: str, machine: IMachine) -> Iterator[tuple[str, bool]]:
 def _uploadFinding(options: UploadDirectoryOptions, machine: IMachine) -> Finding:
     path = str(options.base)
     if not machine.access(path, os.W_OK | os.X_OK):
+        if _isReadOnly(path, machine):
+            return _readOnlyFinding("uploads", path)
         cure = f"chown USER {path}; under systemd ReadWritePaths={path}"
         return Finding("problem", f"uploads: user {machine.uid} may not write in {path}", cure)
     free = machine.free(path).octets
@@ -168,6 +170,18 @@ def _uploadFinding(options: UploadDirectoryOptions, machine: IMachine) -> Findin
         what = f"uploads: {path} has {units.showSize(free)} free, and keep-free: {units.showSize(options.keepFree)}"
         return Finding("problem", what, "remove files, or a smaller keep-free")
     return Finding("fine", f"uploads: user {machine.uid} may write in {path}, {units.showSize(free)} are free")
+
+
+def _isReadOnly(folder: str, machine: IMachine) -> bool:
+    try:
+        return machine.free(folder).readOnly
+    except OSError:
+        return False
+
+
+def _readOnlyFinding(name: str, path: str) -> Finding:
+    cure = f"findmnt -T {path}; mount it for writing; after a fault of the disk the kernel mounts it so itself (dmesg)"
+    return Finding("problem", f"{name}: the file system of {path} is read-only", cure)
 
 
 def lookAtLogs(subject: Subject, machine: IMachine) -> Iterator[Finding]:
@@ -199,6 +213,8 @@ def _targetFinding(name: str, path: Path, machine: IMachine) -> Finding:
         return Finding("problem", f"{name}: {folder}: {error.strerror}", f"mkdir -p {folder}")
     wanted = str(path) if _exists(str(path), machine) else folder
     if not machine.access(wanted, os.W_OK if wanted == str(path) else os.W_OK | os.X_OK):
+        if free.readOnly:
+            return _readOnlyFinding(name, wanted)
         return Finding("problem", f"{name}: user {machine.uid} may not write {wanted}", f"chown USER {wanted}")
     if free.octets < _LEAST_FREE or free.files < _LEAST_FILES:
         left = f"{units.showSize(free.octets)} and {free.files} files"

@@ -44,10 +44,15 @@ _TIME_ERROR: Final = 5
 
 
 class FreeSpace(NamedTuple):
-    """What is free on the disk of a folder for a user who is not root: octets, and files."""
+    """
+    What is free on the disk of a folder for a user who is not root: octets, and files.
+
+    @ivar readOnly: it can be as much as it will: the file system is read-only, or mounted so.
+    """
 
     octets: int
     files: int
+    readOnly: bool = False
 
 
 class BootAnswer(NamedTuple):
@@ -326,7 +331,8 @@ class ThisMachine:
     def free(self, folder: str) -> FreeSpace:
         found = os.statvfs(folder)
         # A file system without a number of files, such as btrfs, has 0 of 0 free.
-        return FreeSpace(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else 1)
+        readOnly = bool(found.f_flag & os.ST_RDONLY)
+        return FreeSpace(found.f_bavail * found.f_frsize, found.f_favail if found.f_files else 1, readOnly)
 
 
 def _sendFrom(sock: socket.socket, interface: str) -> None:

@@ -24,6 +24,7 @@ from castd.errors import Busy, Forbidden, NotFound, Refused, Unanswered
 from castd.files import athand
 from castd.files.athand import FILE_FLAGS, NO_DESCRIPTORS, AtHand, Links, OpenedDirectory
 from castd.files.names import Parts
+from castd.files.permission import writeFault
 from castd.files.spelling import MOST_LISTED, Spellings, spelled
 from castd.files.threads import callWithin
 
@@ -202,8 +203,9 @@ class Root(AtHand):
 def _openRoot(path: str, writable: bool) -> _OpenedRoot:
     """@raise OSError: there is no such directory, or it cannot be searched, or written to if it is to be."""
     root = _OpenedRoot(path)
-    if writable and not os.access(path, os.W_OK, effective_ids=True):
-        raise PermissionError(errno.EACCES, "directory cannot be written to", path)
+    if writable and (fault := writeFault(path, os.W_OK)):
+        why = os.strerror(fault) if fault == errno.EROFS else "directory cannot be written to"
+        raise OSError(fault, why, path)
     return root
 
 

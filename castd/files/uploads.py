@@ -7,7 +7,6 @@ rest is done by a L{FileUpload<castd.files.file_upload.FileUpload>}.
 
 from __future__ import annotations
 
-import errno
 import os
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from castd.errors import Forbidden, NotFound, Refused, Unanswered
 from castd.files import names, partial
 from castd.files.file_upload import FileUpload, OpenUploads, writeRefusal
 from castd.files.mapping import NameMap, isUnfinished
+from castd.files.permission import writeFault
 from castd.files.root import OPEN_TIMEOUT, Root, closeFd
 from castd.files.space import SpaceClaim
 from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, handOver
@@ -177,8 +177,12 @@ class UploadDirectory:
             raise writeRefusal(error) from error
         finally:
             space.release()
-        if not os.access(".", os.W_OK | os.X_OK, dir_fd=directory, effective_ids=True):
-            raise Forbidden(why=os.strerror(errno.EACCES))
+        try:
+            fault = writeFault(".", os.W_OK | os.X_OK, directory)
+        except OSError as error:
+            raise writeRefusal(error) from error
+        if fault:
+            raise Forbidden(why=os.strerror(fault))
 
     def _partsOf(self, name: str, machine: KnownMachine, size: int | None) -> names.Parts:
         """

@@ -22,6 +22,7 @@ from zope.interface import implementer
 from castd import __version__
 from castd.config.config import Config
 from castd.errors import Unavailable, reasonOf
+from castd.files.permission import writeFault
 from castd.files.threads import RunInThread, allWithin
 from castd.observe.captures import CaptureFolder, CaptureRate, captureName
 from castd.observe.format import asMessage
@@ -96,10 +97,9 @@ class Recorders:
             return
         try:
             fault = 0 if stat.S_ISDIR(directory.stat().st_mode) else errno.ENOTDIR
+            fault = fault or writeFault(directory, os.R_OK | os.W_OK | os.X_OK)
         except (OSError, ValueError) as error:
             fault = getattr(error, "errno", None) or errno.ENOENT
-        if not fault and not os.access(directory, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
-            fault = errno.EACCES
         if fault:
             raise Unavailable(f"{config.tree.where(('recorder', 'directory'))}: {directory}: {os.strerror(fault)}")
 
