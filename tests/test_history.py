@@ -257,6 +257,52 @@ def test_equalEvents() -> None:
     assert sorted(each["times"] for each in kept.found()) == [1, 1, 50]
 
 
+def test_eventsOfTheServer() -> None:
+    """What the server does at the same time stays apart: each port that is opened, and a name asked at two of them."""
+    kept = Kept()
+    for transport, port in (("tftp", 69), ("lab", 6969), ("lab", 6970)):
+        kept.history(
+            {
+                "event": "listening",
+                "log_time": 1.0,
+                "log_format": "{transport} listens at {address}",
+                "transport": transport,
+                "address": f"10.0.0.5:{port}",
+            }
+        )
+    for transport in ("tftp", "lab", "lab"):
+        kept.history({**refused(2.0), "transport": transport})
+    assert [(each["message"], each["times"]) for each in kept.found()] == [
+        ("tftp listens at 10.0.0.5:69", 1),
+        ("lab listens at 10.0.0.5:6969", 1),
+        ("lab listens at 10.0.0.5:6970", 1),
+        ("tftp: 10.0.0.9:2000 is refused nothing: not there", 1),
+        ("lab: 10.0.0.9:2000 is refused nothing: not there", 2),
+    ]
+
+
+def test_faultsStayApart() -> None:
+    """Each fault of a service file that was refused is among the last failures, also if it is refused again."""
+    kept = Kept()
+    form = "x.yaml is refused ({number} of 2): {fault}"
+    for time in range(3):
+        for number, fault in enumerate(("x.yaml:3: one", "x.yaml:4: two"), 1):
+            kept.history(
+                {
+                    "event": "refused-reload",
+                    "log_time": float(time),
+                    "log_format": form,
+                    "number": number,
+                    "fault": fault,
+                }
+            )
+        kept.clock.advance(1)
+    assert sorted((each["message"], each["times"]) for each in kept.found(merged=True)) == [
+        ("x.yaml is refused (1 of 2): x.yaml:3: one", 3),
+        ("x.yaml is refused (2 of 2): x.yaml:4: two", 3),
+    ]
+
+
 def test_batches() -> None:
     """The disk is asked once for all that comes within half a second."""
     kept = Kept()

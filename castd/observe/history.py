@@ -135,7 +135,7 @@ class Query:
     @ivar failed: only what failed.
     @ivar limit: at most so many, the latest.
     @ivar merged: entries that differ in their time alone are one, the latest, with the sum of C{times}: those of one
-        machine, file, kind of event and verdict, among the last L{MOST_MERGED} that are asked for.
+        machine, file, kind of event, verdict and fault, among the last L{MOST_MERGED} that are asked for.
     """
 
     address: str | None = None
@@ -382,7 +382,8 @@ def _find(database: sqlite3.Connection, query: Query) -> list[Found]:
     if query.merged:
         # SQLite takes columns without an aggregate from the row that has the maximum.
         columns = columns.replace("time,", "max(time),", 1).replace(" times,", " sum(times),")
-        verdict = "CASE WHEN json_valid(fields) THEN json_extract(fields, '$.outcome', '$.verdict', '$.limit') END"
+        words = "'$.outcome', '$.verdict', '$.limit', '$.fault'"
+        verdict = f"CASE WHEN json_valid(fields) THEN json_extract(fields, {words}) END"
         source = f"(SELECT * FROM {source} {latest}) GROUP BY address, name, event, {verdict}"
         values.append(MOST_MERGED)
     rows = database.execute(f"SELECT {columns} FROM {source} {latest}", (*values, query.limit)).fetchall()
@@ -445,10 +446,13 @@ class History:
         if not isKept(event):
             return
         waiting = self._waiting[_isServed(event)]
-        name = event.get("name")
+        machine, name = _machineOf(event), event.get("name")
         key = (
-            _machineOf(event),
+            machine,
             event["event"],
+            event.get("transport"),
+            # What the server does itself it does seldom, and with whatever fields: ports, groups, paths.
+            asMessage(event) if machine is None else None,
             name and str(name),
             event.get("outcome"),
             event.get("why"),
