@@ -900,6 +900,14 @@ class IPorts(Interface):
         @return: L{None}: no interface of this machine has this address.
         """
 
+    def isOurs(interface: str) -> bool:
+        """
+        Return whether this machine has the address of a port now.  A port stays open when its address is taken away,
+        and hears nothing.
+
+        @param interface: as for L{listen}; every machine has the wildcard.
+        """
+
     def windowRoom(blocks: int, octets: int) -> int:
         """Return what L{IDatagramPort.holdWindow} would return at a port that L{openPort} opens."""
 

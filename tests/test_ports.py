@@ -110,6 +110,24 @@ def test_closedPortOfAStranger(ports: Ports, peer: socket.socket, nobody: Peer) 
     port.stopListening()
 
 
+@pytest.mark.parametrize(
+    ("interface", "ours"),
+    [
+        ("", True),
+        ("::", True),
+        ("127.0.0.1", True),
+        ("192.0.2.7", False),
+        ("2001:db8::7", False),
+        ("fe80::7%nowhere", False),
+        ("255.255.255.255%127.0.0.1", True),
+        ("239.255.66.1%192.0.2.7", False),
+    ],
+)
+def test_isOurs(ports: Ports, interface: str, ours: bool) -> None:
+    """It is told whether an interface of this machine has the address of a port, also behind a C{%}."""
+    assert ports.isOurs(interface) is ours
+
+
 @pytest.mark.parametrize("interface", ["", "127.0.0.1"])
 def test_closedPortOfARefusedClient(ports: Ports, peer: socket.socket, nobody: Peer, interface: str) -> None:
     """A client that is gone when it gets its answer neither costs the next one its own nor wakes the reactor again."""

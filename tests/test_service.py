@@ -281,6 +281,18 @@ def test_cannotListen(boot: Path, network: Network, events: list[dict[str, Any]]
     assert told(events) == []
 
 
+def test_addressTakenAway(boot: Path, network: Network) -> None:
+    """While no interface has the address of a port no request comes, and castd says so; not of the wildcard."""
+    text = "transports:\n  tftp: {port: 69, interface: 10.0.0.1}\n  lab: {use: tftp, port: 6969}\n"
+    server = start(made(boot, network, START + ANY + text))
+    host = network.host(SERVER)
+    assert server.unready() is None
+    addresses, host.addresses = host.addresses, ("10.0.0.2",)
+    assert server.unready() == "no interface has the address of 10.0.0.1:69"
+    host.addresses = addresses
+    assert server.unready() is None
+
+
 def told(events: list[dict[str, Any]]) -> list[Any]:
     """What was said of ports."""
     return [each["event"] for each in events if each.get("event") in ("listening", "unopened")]

@@ -61,6 +61,12 @@ def deviceOf(address: str) -> str:
     return device
 
 
+def ownAddress(interface: str) -> str:
+    """Return the address of this machine that a port is bound to or, for a shared one, that stands behind its C{%}."""
+    shared, _, near = interface.partition("%")
+    return near if near and ":" not in shared else interface
+
+
 def isShared(host: str) -> bool:
     """Return whether a bound socket hears only broadcasts or a group, not what is sent to this machine alone."""
     return ":" not in host and (host == BROADCAST or IPv4Address(host).is_multicast)

@@ -54,6 +54,8 @@ STOCK_SHARE = 8
 _NUMBER_TAKEN = frozenset({errno.EADDRINUSE, errno.EACCES})
 #: Errors that may be due to the ports in stock.
 _SCARCE = frozenset({errno.EADDRINUSE, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+#: Errors of C{bind}: no interface has this address, or there is no interface of this name.
+_GONE = frozenset({errno.EADDRNOTAVAIL, errno.ENODEV})
 
 P = TypeVar("P", bound=IPortProtocol)
 T = TypeVar("T")
@@ -446,6 +448,13 @@ class Ports:
 
     def reached(self, address: str) -> tuple[IPv4Network, ...] | None:
         return self.interfaces.reached(address)
+
+    def isOurs(self, interface: str) -> bool:
+        try:
+            sockets.bindSocket(devices.ownAddress(interface), 0).close()
+        except OSError as error:
+            return error.errno not in _GONE
+        return True
 
     def windowRoom(self, blocks: int, octets: int) -> int:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

@@ -315,6 +315,9 @@ class Server(MultiService):
             return "draining"
         if any(each.port is None and each.required for each in self.addresses):
             return "not every port is open"
+        for each in self.addresses:
+            if each.required and not self.site.ports.isOurs(each.bindAddress[0]):
+                return f"no interface has the address of {each.address}"
         for name, presence in self._presences():
             fault = presence.fault()
             if fault is not None:

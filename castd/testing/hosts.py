@@ -19,6 +19,7 @@ from twisted.internet.error import CannotListenError
 from zope.interface import implementer
 
 from castd.interfaces import IListeningProtocol, IPorts, ITransferProtocol
+from castd.net.devices import ownAddress
 from castd.request import Local, Peer
 from castd.testing.ports import ANY, UdpProtocol, VirtualPort, peerAt
 
@@ -170,6 +171,10 @@ class Host:
         """As L{IPorts.reached}."""
         return self.onLink(address) if address in self.addresses else None
 
+    def isOurs(self, interface: str) -> bool:
+        """As L{IPorts.isOurs}."""
+        return ownAddress(interface) in (*ANY, *self.addresses)
+
     def windowRoom(self, blocks: int, octets: int) -> int:
         """As L{IPorts.windowRoom}; see C{buffer}."""
         return blocks if self.buffer is None else self.buffer // octets
@@ -203,7 +208,7 @@ class Host:
         """
         bound = self.network.bound
         addresses = self.addresses if interface in ANY else (interface,)
-        if not {_ownAddress(each) for each in addresses} <= set(self.addresses):
+        if not {ownAddress(each) for each in addresses} <= set(self.addresses):
             raise _cannotListen(interface, number, errno.EADDRNOTAVAIL)
         tries = range(1) if number else range(10 * len(pool))
         for _ in tries:
@@ -248,12 +253,6 @@ class Host:
     def openPorts(self) -> tuple[VirtualPort, ...]:
         """Return the ports that are open now, oldest first, so that a test can check that none is left."""
         return tuple(self._ports)
-
-
-def _ownAddress(interface: str) -> str:
-    """Return the address of a host that a port is bound to or, for a shared one, that stands behind its C{%}."""
-    shared, _, near = interface.partition("%")
-    return near if near and ":" not in shared else interface
 
 
 def _withPrefix(address: str) -> str:
