@@ -360,6 +360,21 @@ def test_narrowPorts(boot: Path, network: Network, tftp: str, told: str | None) 
         assert told in warning
 
 
+@pytest.mark.parametrize(
+    ("interface", "why"),
+    [("any", None), ("10.0.0.1", "a port of one address hears no broadcasts"), ('"::"', "IPv6 has no broadcasts")],
+)
+def test_broadcastsAtOneAddress(boot: Path, network: Network, interface: str, why: str | None) -> None:
+    """TC44: who switches broadcasts on where none can be heard is told so, and what would hear them."""
+    tftp = f"transports: {{tftp: {{interface: {interface}, broadcast: true}}}}\n"
+    warnings = list(warningsOf(made(boot, network, START + ANY + tftp).config))
+    if why is None:
+        assert warnings == []
+    else:
+        at = interface.strip('"')
+        assert warnings == [f"x.yaml:4: transports.tftp: broadcast: changes nothing at {at}: {why}; interface: any"]
+
+
 class Loner:
     """A transport that shares with nobody."""
 

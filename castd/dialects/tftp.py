@@ -88,7 +88,10 @@ class Options(ListenOptions):
     silence: Duration = Field(31.0, gt=0, description="a client that is silent for so long is given up")
     singlePort: bool = Field(False, description="all transfers from this port itself (NAT, containers)")
     ports: PortRange | None = Field(None, description="range that transfer ports are taken from (firewalls); null: any")
-    broadcast: bool = Field(False, description="answer requests sent to a broadcast address, never with an error")
+    broadcast: bool = Field(
+        False,
+        description="answer requests sent to a broadcast address, never with an error; only with interface: any",
+    )
     without: tuple[Without, ...] = Field((), description="options that are not granted to some clients")
     caps: tuple[Cap, ...] = Field(
         (), description="smaller blocks or windows for some clients; of several caps the least counts"
@@ -106,6 +109,10 @@ class Options(ListenOptions):
                 yield (
                     f"caps: a windowsize of {cap.windowsize} changes nothing: windowsize is {self.windowsize} for all"
                 )
+        if self.broadcast and self.interface:
+            # Linux delivers a broadcast to sockets of all addresses, and to none that is bound to one.
+            why = "IPv6 has no broadcasts" if ":" in self.interface else "a port of one address hears no broadcasts"
+            yield f"broadcast: changes nothing at {self.interface}: {why}; interface: any"
         if self.singlePort and self.windowsize > 1:
             yield (
                 "single-port: the port of a transfer is no secret then, so an ACK proves no address, and each that is "
