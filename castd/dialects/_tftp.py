@@ -15,7 +15,7 @@ from pydantic import Field
 
 from castd import outcomes
 from castd.cast.events import Leave, NewRequest, PeerState, RequestBlocks
-from castd.errors import Refused, UnknownPeer, Unsupported
+from castd.errors import Refused, UnknownPeer, Unsupported, WireError
 from castd.networks import Networks, isWithin
 from castd.options import AnyNetwork, Clients, Settings
 from castd.packets import tftp
@@ -186,11 +186,15 @@ class AckReader:
     @ivar rollover: the number after 65535.
     """
 
-    def __init__(self, size: int, blksize: int, windowsize: int = 1, rollover: int = 0) -> None:
+    def __init__(
+        self, size: int, blksize: int, windowsize: int = 1, rollover: int = 0, takesRequests: bool = True
+    ) -> None:
         """
         @param size: octets of the file.
         @param blksize: octets of a full block.
+        @param takesRequests: requests may come to this port: it is the request port, or that of a group.
         """
+        self._takesRequests = takesRequests
         self.count = blockCount(size, blksize)
         self.windowsize = windowsize
         self.rollover = rollover
@@ -199,11 +203,13 @@ class AckReader:
         """
         Parse a datagram, as L{castd.interfaces.IWire.receive}.
 
-        @raise WireError: it cannot be parsed.
+        @raise WireError: it cannot be parsed, or has no place in a read.
         @raise UnknownPeer: the sender is no member, and is to be sent ERROR 5.  An ERROR is never answered.
         """
         kind = tftp.opcode(datagram)
         if kind in (tftp.RRQ, tftp.WRQ):
+            if not self._takesRequests:
+                raise WireError("a request to the port of a transfer")
             return NewRequest()
         packet = tftp.parse(datagram)
         if peerState is None:
@@ -213,7 +219,7 @@ class AckReader:
         if isinstance(packet, tftp.Error):
             return Leave(self.errorOutcome(packet, peerState), packet.code, packet.text)
         if not isinstance(packet, tftp.Ack):
-            return None
+            raise WireError(f"opcode {kind} from a receiver")
         return self.acknowledged(packet.number, peerState)
 
     def errorOutcome(self, error: tftp.Error, peerState: PeerState) -> str:

@@ -140,12 +140,13 @@ class Wire:
     reuseDelay = 0.0
     headerLength = tftp.DATA_HEADER
 
-    def __init__(self, terms: AgreedOptions, size: int, policy: RetransmitPolicy) -> None:
+    def __init__(self, terms: AgreedOptions, size: int, policy: RetransmitPolicy, onRequestPort: bool = False) -> None:
+        """@param onRequestPort: the transfer has no port of its own (C{single-port})."""
         self.terms = terms
         self.blocksize = terms.blksize
         self.policy = policy
         self.headerKey: Hashable = ("tftp", terms.rollover)
-        self._reader = _tftp.AckReader(size, terms.blksize, terms.windowsize, terms.rollover)
+        self._reader = _tftp.AckReader(size, terms.blksize, terms.windowsize, terms.rollover, onRequestPort)
         self.count = self._reader.count
         self.stride = terms.windowsize
         self.expectedAnswer = self._reader.expectedAnswer
@@ -188,11 +189,17 @@ class Wire:
 
 
 def _makeWire(
-    policy: RetransmitPolicy, options: tftp.Options, limits: OptionLimits, quirks: Quirks | None, mode: str, size: int
+    policy: RetransmitPolicy,
+    onRequestPort: bool,
+    options: tftp.Options,
+    limits: OptionLimits,
+    quirks: Quirks | None,
+    mode: str,
+    size: int,
 ) -> Wire:
     """Return the wire of transfers for which these options were asked, with these limits, of a file of this size."""
     terms = agree(options, limits if quirks is None else limits.within(quirks), mode, size)
-    return Wire(terms, size, policy if terms.timeout is None else policy.withTimeout(terms.timeout))
+    return Wire(terms, size, policy if terms.timeout is None else policy.withTimeout(terms.timeout), onRequestPort)
 
 
 @implementer(IExplainedDialect)
@@ -208,7 +215,7 @@ class Dialect:
         self._policy = RetransmitPolicy(repeat=repeat, progressTimeout=options.silence)
         # No methods: by the circle of references the caches would outlive a reload.
         self._limits = lru_cache(MOST_LIMITS)(OptionLimits)
-        self._wire = lru_cache(MOST_WIRES)(partial(_makeWire, self._policy))
+        self._wire = lru_cache(MOST_WIRES)(partial(_makeWire, self._policy, options.singlePort))
 
     request = staticmethod(_tftp.readRequest)
 

@@ -319,12 +319,13 @@ def test_nobodyIsDeafForWhatWasNeverSent() -> None:
         assert stage.told("moved") == []
 
 
-def test_MC22_aListenerAsksAgain() -> None:
-    """A listener's repeated request: its OACK again; it is listed once."""
+@pytest.mark.parametrize("port", ["of requests", "of the group"])
+def test_MC22_aListenerAsksAgain(port: str) -> None:
+    """A listener's repeated request, to either port: its OACK again; it is listed once."""
     with GroupStage() as stage:
         serving(stage)
         second = stage.join(2)
-        second.client.send(rrq("afile", **ASKED), SERVER)
+        second.client.send(rrq("afile", **ASKED), SERVER if port == "of requests" else second.tid)
         stage.network.advance(0.05)
         assert second.roles() == ["0"]
         (cast,) = stage.listener.casts()

@@ -358,30 +358,51 @@ def test_beforeAnAnswerThereIsLittle() -> None:
 
 @pytest.mark.parametrize(
     "noise",
-    [b"", b"\0", b"\0\4", b"\0\4\0", b"\0\3\0", b"\0\3\0\1abc", b"\0\6blksize\x00512\0", b"\0\7\0\1", b"\xff" * 2000],
+    [
+        *(
+            b"",
+            b"\0",
+            b"\0\4",
+            b"\0\4\0",
+            b"\0\3\0",
+            b"\0\3\0\1abc",
+            b"\0\6blksize\x00512\0",
+            b"\0\7\0\1",
+            b"\xff" * 2000,
+        ),
+        *(rrq(), rrq("missing"), rrq(mode="mail"), wrq()),
+    ],
     ids=lambda noise: noise[:8].hex(),
 )
-def test_nonsenseOnATransferPort(noise: bytes) -> None:
-    """What is malformed or out of place at a transfer port is dropped; the transfer goes on, and its timer too."""
+@pytest.mark.parametrize("begun", [False, True])
+def test_nonsenseOnATransferPort(noise: bytes, begun: bool) -> None:
+    """What is malformed or out of place at a transfer port is dropped and counted; the transfer and its timer go on."""
     with TftpStage() as stage:
         client, _, tid = stage.ask(rrq())
-        for _ in range(20):
+        if begun:
+            assert ackedTo(client, 1, tid) == data(2)
+            assert ackedTo(client, 2, tid) == data(3)
+        for _ in range(3):
             client.send(noise, tid)
-            stage.network.advance(0.045)
+            stage.network.advance(0.004)
         assert client.take() == []
-        assert hear(client, 0.2) == data(1)
-        assert ackedTo(client, 1, tid) == data(2)
+        assert len(stage.told("malformed")) == 3
+        assert len(stage.casts()) == 1
+        assert hear(client, 1.2) == data(3 if begun else 1)
+        if not begun:
+            assert ackedTo(client, 1, tid) == data(2)
 
 
-def test_aRequestOnATransferPort() -> None:
-    """A request that comes to a transfer port is that client's request: the same one again is answered as before."""
+@pytest.mark.parametrize("request_", [rrq(), rrq("missing"), wrq()], ids=["same", "other", "write"])
+def test_aStrangersRequestOnATransferPort(request_: bytes) -> None:
+    """A request to the port of somebody else's transfer is dropped and counted, too: it is for the request port."""
     with TftpStage() as stage:
-        client, _, tid = stage.ask(rrq(blksize=1000))
-        client.send(rrq(blksize=1000), tid)
-        stage.network.advance(0.01)
-        assert {letter.source for letter in client.inbox} <= {tid}
-        client.take()
-        assert ackedTo(client, 0, tid) == data(1, blksize=1000)
+        client, _, tid = stage.ask(rrq())
+        stranger = stage.client(2001)
+        stranger.send(request_, tid)
+        stage.quiet(stranger, 0.5)
+        assert len(stage.told("malformed")) == 1
+        assert ackedTo(client, 1, tid) == data(2)
 
 
 def test_theLastAckNeverCame() -> None:
