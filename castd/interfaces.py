@@ -768,6 +768,7 @@ class ISite(Interface):
     recorder: Recorder | None = Attribute("Notes the packets of transfers that begin; None: nobody does.")
     profiles: Profiles | None = Attribute("What is done differently for some clients; None: nothing.")
     profileHits: ProfileHits = Attribute("How many requests each profile was applied to.")
+    dropped: Counter[str] = Attribute("How many datagrams all request ports have dropped, by reason.")
     observers: list[Callable[[Request], object]] = Attribute(
         "Each is called with every request whose file is looked up, before it is."
     )

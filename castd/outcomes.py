@@ -1,5 +1,6 @@
 """
-Defines the outcomes of a receiver's transfer: words that are the same in the log, in events and in metrics.
+Defines the outcomes of a receiver's transfer, and why a request port drops a datagram: words that are the same in the
+log, in events and in metrics.
 """
 
 from __future__ import annotations
@@ -39,3 +40,15 @@ MEANING: Final[dict[str, str]] = {
     STOPPED: "the server stopped",
     FAILED: "a fault in the server, see the traceback",
 }
+
+STRAY: Final = "stray"
+BROADCAST: Final = "broadcast"
+IMPLAUSIBLE: Final = "implausible"
+REPETITIONS: Final = "repetitions"
+COPIES: Final = "copies"
+DRAINING: Final = "draining"
+
+#: Why a request port drops a datagram of which nothing is logged: it is no request, or one to a broadcast address that
+#: is not to be answered; its sender cannot be a client; it repeats a request that was answered, too often, or is a late
+#: copy of it; the server stops.
+DROPPED: Final = (STRAY, BROADCAST, IMPLAUSIBLE, REPETITIONS, COPIES, DRAINING)

@@ -21,7 +21,9 @@ from castd import outcomes
 from castd.dialects import multicast, tftp
 from castd.dialects.tftp import Dialect, Wire
 from castd.errors import Unsupported
-from castd.packets.tftp import Ack
+from castd.observe.metrics import GAUGES, Readings
+from castd.packets.tftp import Ack, buildAck
+from castd.request import Local
 from castd.server.listener import Listener
 from castd.slices import SLICE, Slices
 from castd.testing import BytesContent, Network, RecordingClient, memorySite, pattern
@@ -182,6 +184,30 @@ def test_forgedRepetitions(singlePort: bool) -> None:
         stage.network.advance(0.5)
         assert 50 <= len(victim.inbox) <= 80
         assert stage.listener.counts["repetitions"] > 900
+
+
+def test_droppedMetric() -> None:
+    """What a request port drops without a word is counted, by reason; each reason is there from the start."""
+    (metric,) = [each for each in GAUGES if each.name == "castd_dropped"]
+    with TftpStage() as stage:
+        readings = Readings(stage.site, {}, {}, {}, {})
+        assert metric.read(readings) == {(reason,): 0.0 for reason in outcomes.DROPPED}
+        client = stage.client()
+        for datagram in (buildAck(1), b"\0\7\0\1", rrq()):
+            client.send(datagram, ("10.0.0.1", 69))
+        stage.listener.datagramFrom(rrq(), ("10.0.0.9", 0), Local("10.0.0.1", 69))
+        stage.network.advance(0.1)
+        stage.listener.drain()
+        stage.client(2001).send(rrq(), ("10.0.0.1", 69))
+        stage.network.advance(0.1)
+        found = metric.read(readings)
+        assert {reason: number for (reason,), number in found.items() if number} == {
+            "stray": 2,
+            "implausible": 1,
+            "draining": 1,
+        }
+        assert set(stage.listener.counts) <= set(outcomes.DROPPED)
+    assert metric.kind == "counter"
 
 
 def test_restartWhileDraining() -> None:

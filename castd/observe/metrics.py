@@ -31,7 +31,7 @@ from castd.interfaces import ICastTransport, ILiveTransfer, IPortService, ISite
 from castd.observe.report import Shared, versions
 from castd.observe.status import KINDS, OTHER, asked, resources, serviceCounts, underWay
 from castd.observe.web import Answer, TextResource
-from castd.outcomes import DONE, MEANING
+from castd.outcomes import DONE, DROPPED, MEANING
 from castd.packets.pxe import ARCHITECTURES
 from castd.slices import Slices
 
@@ -270,6 +270,13 @@ GAUGES = (
         "Requests that a profile of clients was applied to.",
         ("profile",),
         _profileHits,
+        "counter",
+    ),
+    GaugeMetric(
+        "castd_dropped",
+        "Datagrams at request ports that were dropped without a word, by reason.",
+        ("reason",),
+        lambda readings: {(reason,): float(readings.site.dropped[reason]) for reason in DROPPED},
         "counter",
     ),
     GaugeMetric(

@@ -218,6 +218,11 @@ class Listener(DatagramProtocol):
                 noteRequest(session, datagram, peer, local)
         self._serve(datagram, peer, local, unheard=unheard)
 
+    def _drop(self, reason: str) -> None:
+        """Count a datagram that is dropped without a word in the log, by one of L{outcomes.DROPPED}."""
+        self.counts[reason] += 1
+        self.site.dropped[reason] += 1
+
     def peerUnreachable(self, peer: Peer | None = None) -> None:
         """Pass on that a host reports the port of a peer as closed (ICMP port unreachable)."""
         if peer is not None and (member := self._sessions.onPort.get(peer)) is not None:
@@ -234,7 +239,7 @@ class Listener(DatagramProtocol):
             return False
         own = peer[0] == local.host and self.site.requestPorts.get(peer[1])
         if peer[1] == 0 or own or isMany(peer[0], local.broadcasts):
-            self.counts["implausible"] += 1
+            self._drop(outcomes.IMPLAUSIBLE)
             return False
         return True
 
@@ -245,7 +250,7 @@ class Listener(DatagramProtocol):
         """
         closing = self.draining and self._sessions.successor is None
         if closing:
-            self.counts["draining"] += 1
+            self._drop(outcomes.DRAINING)
         return closing
 
     def _serve(self, datagram: bytes, peer: Peer, local: Local, first: int = 0, unheard: Session | None = None) -> None:
@@ -263,7 +268,7 @@ class Listener(DatagramProtocol):
 
     def _read(self, datagram: bytes, peer: Peer, local: Local, first: int) -> tuple[int, Request] | None:
         """Find the first dialect that this request is for; one that answers no broadcasts leaves them to the next."""
-        reason = "stray"
+        reason = outcomes.STRAY
         for index, entry in enumerate(self._entries[first:], first):
             try:
                 request = entry.dialect.request(datagram, peer, local)
@@ -277,8 +282,8 @@ class Listener(DatagramProtocol):
                 continue
             if not local.broadcast or entry.broadcast:
                 return index, request
-            reason = "broadcast"
-        self.counts[reason] += 1
+            reason = outcomes.BROADCAST
+        self._drop(reason)
         return None
 
     def _answeredAgain(self, entry: PortDialect, request: Request, datagram: bytes) -> bool:
@@ -291,7 +296,7 @@ class Listener(DatagramProtocol):
         if session is None:
             return request.peer in self._sessions.lookingUp
         if not self.site.admission.mayRepeat(request.peer[0], self.site.reactor.seconds()):
-            self.counts["repetitions"] += 1
+            self._drop(outcomes.REPETITIONS)
             return True
         if session.answerAgain(request, entry.dialect) or self._declinedBefore(session, entry, request, datagram):
             return True
@@ -336,7 +341,7 @@ class Listener(DatagramProtocol):
             # If it is over without another block, its last ACK was sent before the request, perhaps.
             wentOn = asked != position[0] if member is session else sent != position[1]
             if wentOn or member not in (session, None):
-                self.counts["copies"] += 1
+                self._drop(outcomes.COPIES)
                 return
             session.replace(peer)
             self._serve(datagram, peer, local)
@@ -497,7 +502,7 @@ class Listener(DatagramProtocol):
         entry = self._entries[index]
         if not entry.dialect.ownPort and self.site.requestPorts[request.peer[1]]:
             # Another server, perhaps: by one more forged request it would send us a whole file.
-            self.counts["implausible"] += 1
+            self._drop(outcomes.IMPLAUSIBLE)
             return
         uploadReceiver = entry.dialect.uploadReceiver(request)
         if uploadReceiver is None:

@@ -83,6 +83,7 @@ class Site:
     @ivar rules: the access rules; L{None}: there are none: all may read, and no uploads are taken.
     @ivar profiles: what is done differently for some clients; L{None}: nothing.
     @ivar profileHits: how many requests each profile was applied to.
+    @ivar dropped: how many datagrams all request ports have dropped, by reason, see L{castd.outcomes.DROPPED}.
     @ivar recorder: notes the packets of transfers that begin; L{None}: nobody does.
     """
 
@@ -115,6 +116,7 @@ class Site:
         self.recorder: Recorder | None = None
         self.profiles: Profiles | None = None
         self.profileHits = ProfileHits()
+        self.dropped: Counter[str] = Counter()
 
     def adjust(self, limits: Limits) -> None:
         """
