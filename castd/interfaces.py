@@ -1062,6 +1062,14 @@ class IListeningPort(IDatagramPort):
         @param alone: no other process has the socket any more.
         """
 
+    def chooseGroup(ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
+        """
+        Prepare the port for the group of one cast, as L{setGroup}, unless it is prepared so already.  The casts that
+        have no port of their own share this one, and each calls it before it sends.
+
+        @raise OSError: as L{setGroup}.
+        """
+
     def admitReceivers() -> None:
         """
         Let receivers on this machine bind the number of this port to a group's address, if the port is bound to the

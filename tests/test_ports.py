@@ -372,6 +372,34 @@ def test_theInterfaceOfAGroupIsMadeAnew(ports: Ports, burst: bool) -> None:
     port.stopListening()
 
 
+def test_groupsOfOnePort(ports: Ports) -> None:
+    """
+    The casts of a request port prepare it each for its own group, also when another process has sent by its socket.
+    """
+    port = ports.listen(0, Hearer())
+    near, far = (1, "127.0.0.1", True, False), (7, "127.0.0.2", False, False)
+
+    def prepared() -> tuple[int, str, bool]:
+        get = port.currentSocket.getsockopt
+        interface = socket.inet_ntoa(get(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, 4))
+        loopback = bool(get(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP))
+        return get(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL), interface, loopback
+
+    for options in (near, far, far, near):
+        port.chooseGroup(*options)
+        assert prepared() == options[:3]
+    for pause in (lambda: port.pause(True), lambda: port.resume(False), lambda: port.resume(True)):
+        pause()
+        sockets.setGroupOptions(port.currentSocket, *far)
+        port.chooseGroup(*near)
+        assert prepared() == near[:3]
+    with pytest.raises(OSError, match="assign"):
+        port.chooseGroup(7, "192.0.2.1", True, False)
+    port.chooseGroup(*near)
+    assert prepared() == near[:3]
+    port.stopListening()
+
+
 BROADCASTS = "255.255.255.255%127.0.0.1"
 
 

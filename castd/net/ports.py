@@ -195,8 +195,8 @@ class UnconnectedPort(Generic[P]):
         return lambda image: send(image, address)
 
     def setGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
-        self._groupOptions = ttl, interface, loopback, broadcast
-        sockets.setGroupOptions(self._socket, ttl, interface, loopback, broadcast)
+        self._groupOptions = options = ttl, interface, loopback, broadcast
+        sockets.setGroupOptions(self._socket, *options)
 
     def holdWindow(self, blocks: int, octets: int) -> int:
         # The buffer is large already, and shared by all: it stays as it is.
@@ -287,6 +287,7 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
     ) -> None:
         """As L{UnconnectedPort.__init__}."""
         self.paused = False
+        self._alone = True
         self._probes: list[Deferred[None]] = []
         super().__init__(ports, sock, protocol, mtu, closeSocket)
 
@@ -321,6 +322,7 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
 
     def pause(self, shared: bool) -> None:
         if shared:
+            self._alone = False
             self._segments.reset(False)
         if not self.paused:
             self.paused = True
@@ -328,6 +330,8 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
             self._answerProbes()
 
     def resume(self, alone: bool) -> None:
+        # Another process may have set options for its groups.
+        self._alone, self._groupOptions = alone, None
         self._segments.reset(alone)
         if self.paused:
             self.paused = False
@@ -343,7 +347,15 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
         mtu = self._ports.interfaces.mtu(0)
         self._ports.epoll.add(sock.fileno(), self.readable, requests=True)
         self._ports.epoll.remove(self._socket.fileno())
-        self._socket, self._segments = sock, SegmentOption(sock, mtu)
+        self._socket, self._segments, self._groupOptions = sock, SegmentOption(sock, mtu), None
+
+    def chooseGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
+        options = ttl, interface, loopback, broadcast
+        if options == self._groupOptions and self._alone:
+            return
+        self._groupOptions = None  # some may be set, and then one refused
+        sockets.setGroupOptions(self._socket, *options)
+        self._groupOptions = options
 
     def admitReceivers(self) -> None:
         if self._wildcard:

@@ -340,8 +340,8 @@ class Opener:
         """
         if entry.dialect.ownPort:
             return self._site.ports.openPort(protocol, request.local, peer, entry.ports)
-        protocol.makeConnection(ListeningTransport(self._listener.transport, request))
-        port: IDatagramPort = self._listener.transport
+        port = ListeningTransport(self._listener.transport, request)
+        protocol.makeConnection(port)
         return port
 
     def upload(

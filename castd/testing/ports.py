@@ -272,6 +272,10 @@ class VirtualPort:
         self.group = (ttl, interface, loopback, broadcast)
         self.loopback, self.broadcast = loopback, broadcast
 
+    def chooseGroup(self, ttl: int, interface: str, loopback: bool, broadcast: bool) -> None:
+        """As L{IListeningPort.chooseGroup}."""
+        self.setGroup(ttl, interface, loopback, broadcast)
+
     def setBroadcastAllowed(self, enabled: bool) -> None:
         """As L{IUDPTransport.setBroadcastAllowed}."""
         self.broadcast = enabled

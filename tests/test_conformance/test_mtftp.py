@@ -23,9 +23,9 @@ from castd.options import HostPort, Limits
 from castd.packets.dhcp import option43
 from castd.packets.tftp import TftpRequest, buildRequest
 from castd.request import Local
-from castd.testing import BytesContent, RecordingClient, pattern
+from castd.testing import BytesContent, Network, RecordingClient, pattern
 from tests.support.clients.mtftp import GROUP, LINUX, SERVER, Atftp, Efi, Ipxe, R, ack, block, opened, summary
-from tests.support.stage import MtftpStage
+from tests.support.stage import HOST, MtftpStage
 from tests.support.vectors import vectors
 
 TEN = pattern(9 * 512 + 100)
@@ -56,6 +56,16 @@ def test_MT01_request(stage: MtftpStage) -> None:
     """MT-01: block 1 to the client first, then to the group, both from the request port and alike."""
     client = stage.client()
     assert stage.say(client, R) == [(client.address, block(1)), (GROUP, block(1))]
+
+
+FAR = "10.1.0.1"
+
+
+def twoNetworks() -> Network:
+    """Return a network whose server has an address in each of two."""
+    network = Network(latency=0.0005)
+    network.host(f"{HOST}/16", f"{FAR}/16")
+    return network
 
 
 def test_MT02_ack(stage: MtftpStage) -> None:
@@ -383,6 +393,21 @@ def test_MT40_twoFiles() -> None:
         play(stage, one, two, three)
         assert [each.done for each in (one, two, three)] == [True] * 3
         assert (one.octets, two.octets, three.octets) == (LINUX, TEN, TEN)
+
+
+def test_MT40_twoNetworks() -> None:
+    """MT-40: the blocks of two files for two networks leave each by its own interface, to the end."""
+    network, groups = twoNetworks(), {"linux": "239.255.1.1:3001", "initrd": "239.255.1.2:3002"}
+    with MtftpStage({"linux": LINUX, "initrd": TEN}, groups=groups, network=network) as stage:
+        one, two = opened(stage, 2, 1), RecordingClient(network.host("10.1.0.2/16"), 2000)
+        two.send(buildRequest(TftpRequest(False, "initrd", "octet")), (FAR, SERVER[1]))
+        network.advance(0.005)
+        assert stage.port.group == (1, FAR, True, False)
+        assert stage.say(one, ack(2)) == [(GROUP, block(3))]
+        assert stage.port.group == (1, HOST, True, False)
+        two.send(ack(1), (FAR, SERVER[1]))
+        network.advance(0.005)
+        assert stage.port.group == (1, FAR, True, False)
 
 
 def test_MT41_otherFile() -> None:
