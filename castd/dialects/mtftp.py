@@ -290,8 +290,13 @@ class Dialect:
         return self._groups[names.text(names.parts(request.name))]
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """Return the group: a newer version of the file is not sent while the old one is received."""
-        return self._group(request)
+        """
+        Return the group, and the local address, by whose interface the group is sent.
+
+        A newer version of the file is not sent while the old one is received.  Clients of one network do not hear what
+        is sent to another, nor accept it from another address than the one that they have asked.
+        """
+        return self._group(request), request.local.host
 
     def fits(self, request: Request, wire: IWire) -> bool:
         return True

@@ -216,8 +216,13 @@ class Dialect:
         return None if missing is None else Request(peer, local, self.options.file, detail=missing)
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """Return the group: a newer version of the file is not sent before the running cast has ended."""
-        return self.options.group
+        """
+        Return the group, and the local address, by whose interface the group is sent.
+
+        A newer version of the file is not sent before the running casts have ended.  Clients of one network do not hear
+        what is sent to another.
+        """
+        return self.options.group, request.local.host
 
     def fits(self, request: Request, wire: IWire) -> bool:
         return True

@@ -68,6 +68,23 @@ def twoNetworks() -> Network:
     return network
 
 
+def test_MT01_otherNetwork() -> None:
+    """MT-01: who asks another address of the server is answered from there, whoever receives the file elsewhere."""
+    network = twoNetworks()
+    with MtftpStage(network=network) as stage:
+        one, two = opened(stage, 2, 1), RecordingClient(network.host("10.1.0.2/16"), 2000)
+        stage.sightings()
+        two.send(R, (FAR, SERVER[1]))
+        network.advance(0.005)
+        sent = [each for each in stage.sightings() if each.destination in (two.address, GROUP)]
+        assert [(each.source[0], each.destination, each.datagram) for each in sent] == [
+            (FAR, two.address, block(1)),
+            (FAR, GROUP, block(1)),
+        ]
+        assert stage.say(one, ack(2)) == [(GROUP, block(3))]
+        assert len(stage.casts()) == 2
+
+
 def test_MT02_ack(stage: MtftpStage) -> None:
     """MT-02: ACK 1 brings block 2 to the group, and nothing to the client."""
     client = opened(stage)

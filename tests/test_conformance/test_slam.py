@@ -27,9 +27,9 @@ from castd.packets.slam import LARGEST, pack
 from castd.request import Local, Peer, Request
 from castd.server.listener import Listener
 from castd.service.service import kinds
-from castd.testing import BytesContent, RecordingClient, SentDatagram, pattern
+from castd.testing import BytesContent, Network, RecordingClient, SentDatagram, memorySite, pattern
 from tests.support.clients.slam_client import Etherboot, Ipxe
-from tests.support.stage import HOST, SlamStage
+from tests.support.stage import HOST, SlamStage, Stage
 
 FILE = pattern(5925)
 HEADER = bytes.fromhex("a06553f100572545ab")
@@ -277,6 +277,24 @@ def test_SL22_questionIsTheHeader(stage: SlamStage) -> None:
     sent = say(stage, who, "202500")
     assert sent[-1] == (who.address, HEADER)
     assert all(datagram.startswith(HEADER) for _, datagram in sent)
+
+
+def test_SL21_twoNetworks() -> None:
+    """SL-21: lists that come to another address are answered from there, by that interface, with the same header."""
+    network, far = Network(latency=0.0005), "10.1.0.1"
+    network.host(f"{HOST}/16", f"{far}/16")
+    stage = Stage(network, memorySite(network, {"image": FILE}, host=f"{HOST}/16"), (slam, {"file": "image"}))
+    one = RecordingClient(network.host("10.0.0.2/16"))
+    two = RecordingClient(network.host("10.1.0.2/16"))
+    for who, host in ((one, HOST), (two, far), (one, HOST)):
+        stage.sightings()
+        who.send(bytes.fromhex("202100"), (host, 10000))
+        network.advance(0.05)
+        sent = [each for each in stage.sightings() if each.source[1] == 10000]
+        assert {each.source for each in sent} == {(host, 10000)}
+        assert [(each.destination, each.datagram) for each in sent][-2:] == [*data(0), ping(who)]
+        assert stage.port.group == (1, host, True, False)
+    stage.listener.stop()
 
 
 @pytest.mark.parametrize("size", [1451, 2902, 1451 * 1450, 5925])

@@ -219,8 +219,11 @@ class Dialect:
         return Request(peer, local, self.options.file, detail=lacking) if lacking else None
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """Return the group, so that a newer file waits until the running cast has ended."""
-        return self.options.group
+        """
+        Return the group, so that a newer file waits until the running cast has ended, and the local address, as each
+        network hears what leaves by its own interface.
+        """
+        return self.options.group, request.local.host
 
     def fits(self, request: Request, wire: IWire) -> bool:
         return True
