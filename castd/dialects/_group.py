@@ -44,7 +44,8 @@ ANNOUNCED_AGAIN_AFTER, ANNOUNCED_AGAIN_EVERY = 2, 0.1
 #: What is left of the budget of an address after a first turn in which its member was silent.  Seconds.
 SECOND_TURN = 1.0
 
-#: Timeouts and limits of a group; docs/transports/multicast.md has the reasons for each figure.
+#: Timeouts and limits of a group; docs/transports/multicast.md has the reasons for each figure.  No group is to be
+#: silent for 5 s, and a timer fires late where the server or the machine is busy.
 POLICY = RetransmitPolicy(
     repeat=AdaptiveTimeout(first=0.25, growth=1.5, ceiling=1.0, quickRepeats=None),
     progressTimeout=3.0,
@@ -54,7 +55,7 @@ POLICY = RetransmitPolicy(
     maxRepeatsUnheard=4,
     shortTurn=ShortTurn(3, 0.1),
     maxFailedTurns=3,
-    keepAliveInterval=5.0,
+    keepAliveInterval=4.5,
     joinDelay=0.2,
     maxJoinDelay=3.0,
     deafAfterRepeats=2,

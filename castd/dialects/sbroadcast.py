@@ -192,7 +192,7 @@ class Wire(_group.GroupWire):
     ) -> None:
         policy = replace(
             _group.groupPolicy(options.gather, options.gatherLimit, options.silence),
-            keepAliveInterval=3.0,
+            keepAliveInterval=2.5,  # no subnet is to be silent for 3 s
             maxListenerRepeats=3,
         )
         super().__init__(terms, size, policy, (str(subnet.broadcast_address), options.dataPort))

@@ -104,6 +104,20 @@ def test_BC04_theEnd(stage: Subnets) -> None:
     assert [event["outcome"] for event in stage.told("received")] == ["done"]
 
 
+def test_noLongSilence(stage: Subnets) -> None:
+    """As long as members are there a subnet is never silent for more than 3 s, also if timers are late."""
+    first = serving(stage, 4)
+    stage.member(2)
+    stage.heard()
+    times = [stage.network.seconds()]
+    first.ack(4)
+    while stage.casts():
+        times += [letter.time for letter in stage.heard(0.1)]
+    times.append(stage.network.seconds())
+    assert times[-1] - times[0] > 8
+    assert max(gaps(times)) <= 2.6
+
+
 def test_BC05_aSecond(stage: Subnets) -> None:
     """The same request while C1 is master: OACK without mastership, same identifier, same port."""
     first = serving(stage)
