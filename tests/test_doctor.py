@@ -303,11 +303,22 @@ def test_routes(tmp_path: Path) -> None:
 
 
 def test_severalNetworks(tmp_path: Path) -> None:
-    """With two networks and no interface set, it is not known whether the route's one is that of the clients."""
-    machine = FakeMachine(devices={"127.0.0.1": "lo", "10.0.0.5": "eth0", "10.1.0.5": "eth1"})
-    (what,) = findings(lookAtRoutes, subject(tmp_path, multicast={"port": 69}), machine, "not known")
-    assert what.endswith("whether that is the clients' network, and not eth1")
-    assert findings(lookAtRoutes, subject(tmp_path, multicast=TFTP), machine, "not known") == []
+    """With two networks and no interface set a group leaves by the interface that was asked, whatever the route is."""
+    devices = {"127.0.0.1": "lo", "10.1.0.5": "eth1", "10.0.0.5": "eth0", "10.0.0.6": "eth0", "fd00::5": "eth0"}
+    machine = FakeMachine(devices=devices)
+    about = subject(tmp_path, multicast={"port": 69})
+    text = "10.0.0.5 by eth0, 10.1.0.5 by eth1, TTL 1"
+    assert findings(lookAtRoutes, about, machine, "fine") == [
+        f"multicast: 239.255.0.0/24 is sent from the address that is asked: {text}"
+    ]
+    (what,) = findings(lookAtRoutes, subject(tmp_path, multicast=TFTP), machine, "fine")
+    assert what == "multicast: 239.255.0.0/24 is sent from 10.0.0.5 by eth0, TTL 1"
+    machine.deaf = ("239.255.0.0",)
+    assert findings(lookAtGroups, about, machine, "not known")[:2] == [
+        f"multicast: group 239.255.0.0 at {host}: what this machine sends, by itself; whether clients are there"
+        for host in ("10.0.0.5", "10.1.0.5")
+    ]
+    assert len(findings(lookAtGroups, subject(tmp_path, multicast=TFTP), machine, "not seen")) == 1
 
 
 def test_ttl(tmp_path: Path) -> None:
@@ -326,10 +337,10 @@ def test_groups(tmp_path: Path) -> None:
     assert findings(lookAtGroups, about, FakeMachine(), "problem") == []
     faults = FakeMachine(deaf=("239.1.1.1",), unroutable=("239.2.2.2",))
     assert findings(lookAtGroups, about, faults, "not seen") == [
-        "mtftp: group 239.1.1.1 at any: what this machine sends, by itself"
+        "mtftp: group 239.1.1.1 at 10.0.0.5: what this machine sends, by itself"
     ]
     assert findings(lookAtGroups, about, faults, "problem") == [
-        "slam: group 239.2.2.2 at any cannot be joined or sent to: Network is unreachable",
+        "slam: group 239.2.2.2 at 10.0.0.5 cannot be joined or sent to: Network is unreachable",
     ]
     assert findings(lookAtGroups, subject(tmp_path), faults, "skipped") == ["no transport sends to groups"]
     many = subject(tmp_path, mtftp={"files": {f"f{number}": f"239.1.1.{number}:3001" for number in range(1, 12)}})

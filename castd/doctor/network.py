@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import Final
 
 from castd.config.config import Entry, listening
@@ -108,20 +108,31 @@ def _target(network: IPv4Network) -> str:
     return str(network[0] if network.is_multicast else network.broadcast_address)
 
 
+def _senders(interface: str, machine: IMachine) -> list[str]:
+    """
+    Return the addresses that a group is sent from: that of the interface; where none is set, the ones that clients may
+    ask, one of each device, since a group leaves by the interface of the address that was asked.
+    """
+    if interface:
+        return [interface]
+    addresses = machine.addresses().items()
+    # The first address of each device is kept.
+    devices = {device: host for host, device in reversed(list(addresses)) if device != _LOOPBACK and ":" not in host}
+    return sorted(devices.values(), key=IPv4Address) or [interface]
+
+
 def _routeFinding(name: str, options: ListenOptions, network: IPv4Network, machine: IMachine) -> Finding:
     shown = f"{name}: {network if network.num_addresses > 1 else network[0]}"
+    senders = _senders(options.interface, machine) if network.is_multicast else [options.interface]
     try:
-        source = machine.source(_target(network), options.interface)
+        sources = [machine.source(_target(network), sender) for sender in senders]
     except OSError as error:
         cure = "set interface: to the address of this machine in the clients' network, or add a route"
         return Finding("problem", f"{shown}: no route ({error.strerror})", cure)
     addresses = machine.addresses()
-    left = f"{shown} is sent from {source} by {addresses.get(source, '?')}, TTL {options.ttl}"
-    others = set(addresses.values()) - {_LOOPBACK, addresses.get(source)}
-    if network.is_multicast and not options.interface and others:
-        text = f"{left}: whether that is the clients' network, and not {', '.join(sorted(others))}"
-        return Finding("not known", text, "set interface: group data leaves by it")
-    return Finding("fine", left)
+    left = ", ".join(f"{source} by {addresses.get(source, '?')}" for source in sources)
+    asked = "the address that is asked: " if len(sources) > 1 else ""
+    return Finding("fine", f"{shown} is sent from {asked}{left}, TTL {options.ttl}")
 
 
 def _ttlFindings(entry: Entry, options: ListenOptions, machine: IMachine) -> Iterator[Finding]:
@@ -141,10 +152,16 @@ def lookAtGroups(subject: Subject, machine: IMachine) -> Iterator[Finding]:
     groups: dict[tuple[str, str], str] = {}
     for entry, options in listening(subject.config):
         for network in options.destinations():
-            if network.is_multicast:
-                groups.setdefault((str(network[0]), options.interface), entry.name)
-    for (group, interface), name in list(groups.items())[:_MOST_GROUPS]:
-        yield _groupFinding(name, group, interface, machine)
+            for sender in _senders(options.interface, machine) if network.is_multicast else ():
+                groups.setdefault((str(network[0]), sender), entry.name)
+    wanted = {interface for _, interface in subject.interfaces}
+    several = len({sender for _, sender in groups} - wanted) > 1
+    for (group, sender), name in list(groups.items())[:_MOST_GROUPS]:
+        found = _groupFinding(name, group, sender, machine)
+        if found.verdict != "fine" and several and sender not in wanted:
+            # Not all networks of this machine need be those of clients.
+            found = Finding("not known", f"{found.what}; whether clients are there", "set interface")
+        yield found
     if len(groups) > _MOST_GROUPS:
         yield Finding("skipped", f"{len(groups) - _MOST_GROUPS} more groups: the first {_MOST_GROUPS} were tried")
     if groups:
