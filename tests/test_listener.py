@@ -22,7 +22,8 @@ from castd.dialects import multicast, tftp
 from castd.dialects.tftp import Dialect, Wire
 from castd.errors import Unsupported
 from castd.observe.metrics import GAUGES, Readings
-from castd.packets.tftp import Ack, buildAck
+from castd.options import Limits
+from castd.packets.tftp import Ack, Oack, buildAck, buildError, parse
 from castd.request import Local
 from castd.server.listener import Listener
 from castd.slices import SLICE, Slices
@@ -292,6 +293,34 @@ def test_fullSocketGreets() -> None:
     assert client.take() == []
     site.ports.room = None
     assert client.expect(0.1).datagram[:2] == b"\0\6"
+
+
+def test_fullSocketKeepsNoPlace() -> None:
+    """Who has to leave while a full socket has not taken its greeting leaves at once, and is greeted no more."""
+    with TftpStage(limits=Limits(casts=1)) as stage:
+        stage.site.ports.room = 0
+        first, second = stage.client(), stage.client(3000)
+        for client in (first, second):
+            client.send(rrq(blksize=512), stage.server)
+            stage.network.advance(0.3)
+        assert [list(cast.receivers) for cast in stage.casts()] == [[("10.0.0.9", 3000)]]
+        stage.site.ports.room = None
+        assert isinstance(parse(second.expect(1.0).datagram), Oack)
+        assert first.inbox == []
+        assert [event["outcome"] for event in stage.told("received")] == ["silent"]
+
+
+def test_fullSocketKeepsNobody() -> None:
+    """A client that gives up while a full socket has not taken its greeting is let go of at once."""
+    with TftpStage() as stage:
+        client, _, tid = stage.ask(rrq(blksize=512))
+        stage.site.ports.room = 0
+        client.send(rrq(blksize=512), stage.server)
+        stage.network.advance(0.01)
+        client.send(buildError(0, "stop"), tid)
+        stage.over()
+        stage.site.ports.room = None
+        stage.quiet(client, 1.0)
 
 
 def test_nothingIsLeftForTheCollector() -> None:

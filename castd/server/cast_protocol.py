@@ -444,6 +444,9 @@ class CastProtocol(FastPath):
 
     def _hear(self, peer: Peer, event: Event) -> None:
         """Pass an event to the cast that decides for this peer."""
+        if isinstance(event, Leave):
+            # While a datagram is kept for a full socket the cast is not polled, and the place would not be free.
+            self._queue.discard(peer)
         if self.group is not None and self.site.deafMachines.until:
             self._noteHearing(peer, event)
         if self._fallbacks is not None and (fallback := self._fallbacks.get(peer)) is not None:
