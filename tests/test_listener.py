@@ -295,6 +295,20 @@ def test_fullSocketGreets() -> None:
     assert client.expect(0.1).datagram[:2] == b"\0\6"
 
 
+def test_fullSocketAndARestart() -> None:
+    """A machine that asks anew while a full socket keeps its greeting gets the new one alone."""
+    with TftpStage() as stage:
+        stage.site.ports.room = 0
+        client = stage.client()
+        client.send(rrq(blksize=512), stage.server)
+        stage.network.advance(0.01)
+        client.send(rrq(blksize=1024), stage.server)
+        stage.network.advance(0.01)
+        stage.site.ports.room = None
+        stage.network.advance(0.1)
+        assert [parse(each.datagram) for each in client.take()] == [Oack((("blksize", "1024"),))]
+
+
 def test_fullSocketKeepsNoPlace() -> None:
     """Who has to leave while a full socket has not taken its greeting leaves at once, and is greeted no more."""
     with TftpStage(limits=Limits(casts=1)) as stage:
