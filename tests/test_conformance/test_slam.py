@@ -377,6 +377,18 @@ def test_SL27_hugeFile() -> None:
     assert slam.Dialect(meant).open(request, Huge(1 << 29)).status == bytes.fromhex("a06553f100 a020000000 45ab")
 
 
+def test_nobodyIsWaitedForAtAStop(stage: SlamStage) -> None:
+    """A stop ends as soon as the last receiver has left: the group is not kept for one that may come back."""
+    who = client(stage)
+    say(stage, who, "202500")
+    drained: list[None] = []
+    stage.listener.drain().addCallback(drained.append)
+    stage.network.advance(0.01)
+    assert drained == []
+    say(stage, who, "00")
+    assert drained == [None]
+
+
 @pytest.mark.usefixtures("real")
 def test_SL28_replacedFile() -> None:
     """SL-28: a file replaced while it is sent is sent to the end; the new one comes after 20 s of quiet."""
