@@ -255,6 +255,23 @@ def test_neverHeard(spoke: bool, outcome: str) -> None:
         stage.over()
 
 
+@pytest.mark.parametrize(("answers", "left"), [(3, 0), (0, 1)])
+def test_aPortThatOpensAnew(answers: int, left: int) -> None:
+    """A port that is reported closed twice is, unless its client has answered in between, and be it as predicted."""
+    with TftpStage({"f": pattern(20 * 512)}) as stage:
+        client, _, tid = stage.ask(rrq())
+        say(client, 1, tid)
+        client.expect(1.0)
+        (cast,) = stage.casts()
+        cast.peerUnreachable()
+        for number in range(2, 2 + answers):
+            say(client, number, tid)
+            client.expect(1.0)
+        cast.peerUnreachable()
+        stage.network.advance(0.001)
+        assert len(stage.told("received")) == left
+
+
 def bothAtOnePort(network: Network) -> Any:
     """multicast, for clients that are elsewhere, and tftp behind it.  -> the site."""
     site = memorySite(network, files={"file": pattern(5000)})
