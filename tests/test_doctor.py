@@ -585,6 +585,23 @@ def test_otherServersAround(tmp_path: Path) -> None:
     assert findings(lookForServers, asked, machine, "problem") == []
 
 
+def test_sameAddress(tmp_path: Path) -> None:
+    """Another machine that has the same address is a problem, for which one has to ask, and may not always."""
+    about, mac = subject(tmp_path, tftp=TFTP), "52:54:00:66:00:10"
+    machine = FakeMachine(claiming={"10.0.0.5": [mac]})
+    assert findings(lookForServers, about, machine, "problem") == []
+    asked = replace(about, probe=True)
+    assert findings(lookForServers, asked, machine, "problem") == [
+        f"eth0: {mac} has the address 10.0.0.5 as well: it gets a part of the requests"
+    ]
+    assert "eth0: another machine with the address 10.0.0.5" in findings(
+        lookForServers, asked, FakeMachine(), "not seen"
+    )
+    assert findings(lookForServers, asked, FakeMachine(claiming=None), "not known") == [
+        "eth0: whether another machine has the address 10.0.0.5: Operation not permitted"
+    ]
+
+
 def test_sentHere(tmp_path: Path) -> None:
     """A DHCP server that sends machines to this one is as it should be, unless castd tells them as well."""
     machine = FakeMachine(answers=[offer("10.0.0.2", b"pxelinux.0", "10.0.0.5")])

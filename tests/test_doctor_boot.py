@@ -104,6 +104,7 @@ def test_allIsWell(tmp_path: Path) -> None:
     with ProxyStage(tmp_path, *RULES) as stage:
         machine = StageMachine(stage, others=[dhcpOffer("10.66.0.1", 0.02), dhcpOffer("10.66.0.1", 0.031, 1)])
         assert shown(told(stage, machine)) == [
+            "not seen: eth0: another machine with the address 10.66.0.2",
             "fine: eth0: one DHCP server offers an address: 10.66.0.1 after 20 ms",
             "fine: proxydhcp: castd offers bios the file undionly.kpxe, after 4 ms",
             "fine: proxydhcp: castd offers efi-x64 the file snponly.efi, by port 4011, after 4 ms",

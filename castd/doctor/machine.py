@@ -36,6 +36,12 @@ _PROGRAM_SECONDS: Final = 4.0
 _IP_PKTINFO: Final = getattr(socket, "IP_PKTINFO", 8)
 _SO_BINDTODEVICE: Final = getattr(socket, "SO_BINDTODEVICE", 25)
 _IGMP_QUERY: Final = 0x11
+_ETH_P_IP: Final = 0x0800
+_ETH_P_ARP: Final = 0x0806
+_MAC_OCTETS: Final = 6
+#: ARP of IPv4 over Ethernet (RFC 826): the kinds and lengths of addresses, 1 for a request, then hardware and protocol
+#: address of the sender, and of whom is asked for.
+_ARP: Final = struct.Struct("!HHBBH6s4s6s4s")
 #: The port that machines ask for what to boot, after DHCP.
 BOOT_SERVER: Final = 4011
 #: struct timex has 208 octets on 64 bits; C{modes} is its first field, and 0 reads only.
@@ -126,6 +132,14 @@ class IMachine(Protocol):
         are broadcast.
 
         @raise OSError: a step failed.
+        """
+
+    def claimants(self, interface: str, seconds: float) -> list[str]:
+        """
+        Ask by ARP who has an own IPv4 address, from nobody, so that no neighbour learns it anew (RFC 5227).
+
+        @return: the hardware addresses of others that say they have it.
+        @raise OSError: a step failed, such as that only root may ask.
         """
 
     def isOpen(self, interface: str, port: int, seconds: float) -> bool:
@@ -286,6 +300,22 @@ class ThisMachine:
                 sender.sendto(dhcp.build(replace(request, xid=xid)), (devices.BROADCAST, dhcp.SERVER_PORT))
                 sent[xid] = number, time.monotonic()
             return list(_answers(hearer, seconds, sent))
+
+    def claimants(self, interface: str, seconds: float) -> list[str]:
+        device = devices.deviceOf(interface)
+        with socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ARP)) as sock:
+            sock.bind((device, _ETH_P_ARP))
+            hardware = sock.getsockname()[4]
+            if len(hardware) != _MAC_OCTETS:
+                return []
+            asked = socket.inet_aton(interface)
+            question = _ARP.pack(1, _ETH_P_IP, _MAC_OCTETS, 4, 1, hardware, bytes(4), bytes(_MAC_OCTETS), asked)
+            sock.sendto(question, (device, _ETH_P_ARP, 0, 0, b"\xff" * _MAC_OCTETS))
+            heard = (_ARP.unpack_from(each) for each, _ in _received(sock, seconds) if len(each) >= _ARP.size)
+            found = {fields[5].hex(":") for fields in heard if fields[6] == asked}
+        # An interface in the same network answers for the others of its machine.
+        own = {(self.text(f"/sys/class/net/{name}/address") or "").strip() for name in self.names("/sys/class/net")}
+        return sorted(found - own - {hardware.hex(":")})
 
     def isOpen(self, interface: str, port: int, seconds: float) -> bool:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:

@@ -27,6 +27,8 @@ _UNPRIVILEGED: Final = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 _TFTP_SERVER: Final = 66
 #: Interfaces on which DHCP servers are asked, one after the other.
 _MOST_PROBED: Final = 5
+#: Seconds that another machine has to say that an address is its own.
+_CLAIM_SECONDS: Final = 1.0
 #: Ports of other servers for machines that boot, and what is there.
 _BOOTING: Final = {67: "DHCP", 69: "TFTP", 1758: "multicast TFTP", 1759: "MTFTP", 4011: "PXE"}
 
@@ -202,6 +204,7 @@ def _serversHere(machine: IMachine) -> Iterator[Finding]:
 
 def _serversAround(subject: Subject, machine: IMachine, device: str, address: str) -> Iterator[Finding]:
     """Find the servers that answer a machine which boots, in one network, castd's own proxydhcp among them."""
+    yield _claimFinding(machine, device, address)
     proxy = proxyAt(subject, address)
     requests = [each.discover() for each in askedFor(proxy)]
     try:
@@ -227,6 +230,19 @@ def _serversAround(subject: Subject, machine: IMachine, device: str, address: st
             yield Finding("problem", text, cure)
     if not found:
         yield Finding("not seen", f"{device}: another server that tells machines what to boot")
+
+
+def _claimFinding(machine: IMachine, device: str, address: str) -> Finding:
+    """Find out whether another machine of the network has the address of this one."""
+    try:
+        claimants = machine.claimants(address, _CLAIM_SECONDS)
+    except OSError as error:
+        what = f"{device}: whether another machine has the address {address}: {error.strerror}"
+        return Finding("not known", what, "run this as root")
+    if claimants:
+        what = f"{device}: {', '.join(claimants)} has the address {address} as well: it gets a part of the requests"
+        return Finding("problem", what, "another address for one of them; the switch knows the port of that MAC")
+    return Finding("not seen", f"{device}: another machine with the address {address}")
 
 
 def _bootServer(packet: DhcpPacket, server: str) -> str:

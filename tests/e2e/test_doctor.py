@@ -198,6 +198,23 @@ def test_around(hall: Hall, folder: Path) -> None:
     assert set(told.problems()) == {"servers", "mtu"}
 
 
+def test_sameAddress(hall: Hall, folder: Path) -> None:
+    """Another machine with the server's address is named by its hardware address, but not the server itself."""
+    server = hall.hosts["server"]
+    file, _ = written(folder, tftp={"port": 69, "interface": SERVER})
+    assert doctor(server, file, "--probe").says("servers", "not seen", f"another machine with the address {SERVER}")
+    # Another interface in the same network answers for all addresses of its machine.
+    second = hall.host("second", "10.77.0.8", "fd77::8")
+    ip("link", "set", "eth0", "netns", server.netns, "name", "eth9", netns=second.netns)
+    ip("link", "set", "eth9", "up", netns=server.netns)
+    assert doctor(server, file, "--probe").says("servers", "not seen", f"another machine with the address {SERVER}")
+    other = hall.host("double", SERVER, "fd77::7")
+    told = doctor(server, file, "--probe")
+    assert told.says("servers", "problem", f"eth0: {other.mac} has the address {SERVER} as well")
+    hall.unplug("double")
+    ip("link", "del", "eth9", netns=server.netns)
+
+
 def test_boot(hall: Hall, folder: Path) -> None:
     """
     Asked as machines ask, a castd beside a DHCP server that only gives addresses offers its files, and they come; port

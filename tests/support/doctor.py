@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class FakeMachine:
     @ivar texts: files of /proc and /sys.  C{outputs}: those of programs, by their command lines.
     @ivar processes: (pid, its command line, the inodes of its sockets).
     @ivar closed: what the user who serves may not access.
+    @ivar claiming: the hardware addresses of other machines that have an address of this one; L{None}: only root may
+        ask.
     """
 
     texts: dict[str, str] = field(default_factory=dict)
@@ -49,6 +52,7 @@ class FakeMachine:
     deaf: tuple[str, ...] = ()
     asking: dict[str, str] | None = field(default_factory=dict)
     answers: list[tuple[DhcpPacket, str]] = field(default_factory=list)
+    claiming: dict[str, list[str]] | None = field(default_factory=dict)
     space: FreeSpace = field(default_factory=lambda: FreeSpace(1 << 40, 1 << 20))
 
     def __post_init__(self) -> None:
@@ -112,6 +116,11 @@ class FakeMachine:
 
     def offers(self, interface: str, requests: Sequence[DhcpPacket], seconds: float) -> list[BootAnswer]:
         return [BootAnswer(0, packet, source, 0.003) for packet, source in self.answers]
+
+    def claimants(self, interface: str, seconds: float) -> list[str]:
+        if self.claiming is None:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return self.claiming.get(interface, [])
 
     def isOpen(self, interface: str, port: int, seconds: float) -> bool:
         return False
