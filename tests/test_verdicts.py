@@ -400,6 +400,14 @@ def test_anotherProcessServes(events: Events) -> None:
     assert [event for event in events if event.get("event") == "size-only"] == []
 
 
+@pytest.mark.parametrize(("pause", "minutes"), [(9, 1), (60, 3)])
+def test_againWithin(pause: float, minutes: int, events: Events) -> None:
+    """It is told within how many minutes a machine has fetched the same again and again: never within none."""
+    fetches(TftpStage(), 3, pause)
+    (told,) = (event["cause"] for event in events if "verdict" in event)
+    assert told.startswith(f"it has fetched this file 3 times in {minutes} min: ")
+
+
 @pytest.mark.parametrize(("times", "pause"), [(2, 60), (9, 1), (9, 1000)])
 def test_notAgain(times: int, pause: float, events: Events) -> None:
     """Twice is no loop; nor is a program that reads at once again, nor a machine that boots a few times a day."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache, partial
+from math import ceil
 from time import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -371,7 +372,7 @@ def _endingFacts(cast: CastProtocol, receiver: Receiver, ending: Ending, times: 
         clientText="" if error is None else clip(error[1]),
         unsent=cast.whyUnsent(ending.lastBlockAt),
         times=times,
-        minutes=round(seconds / 60),
+        minutes=ceil(seconds / 60),
     )
 
 
