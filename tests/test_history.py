@@ -17,6 +17,7 @@ from twisted.logger import LogEvent, LogLevel
 
 from castd.observe import history
 from castd.observe.history import History, Query, Store, entryOf, isKept, readFile
+from tests.support.log import observed
 
 T = TypeVar("T")
 
@@ -462,6 +463,30 @@ def test_unusable(damage: bytes | None, tmp_path: Path) -> None:
     assert (tmp_path / "history.sqlite.unusable").read_bytes() == before
     kept.history(received(1.0))
     assert len(kept.found()) == 1
+
+
+def test_removed(tmp_path: Path) -> None:
+    """A file that is removed or renamed while it is written to is begun anew; until that can be done, it is told."""
+    (tmp_path / "kept").mkdir()
+    path = tmp_path / "kept" / "h.sqlite"
+    kept, events = Kept(path), list[LogEvent]()
+    for name in ("one", "two", "three"):
+        kept.history(refused(1.0, name=name))
+        kept.clock.advance(history.DELAY)
+        assert [each["name"] for each in history.readFile(str(path), Query())] == [name]
+        for each in path.parent.iterdir():
+            each.rename(tmp_path / f"{name}-{each.name}")
+    path.parent.rmdir()
+    with observed(events.append):
+        kept.history(refused(1.0, name="four"))
+        kept.clock.advance(history.DELAY)
+    assert [event["why"] for event in events if event.get("event") == "unkept"] == ["No such file or directory"]
+    assert kept.found() == []
+    path.parent.mkdir()
+    kept.history(refused(1.0, name="five"))
+    assert [each["name"] for each in kept.found()] == ["five"]
+    assert [each["name"] for each in history.readFile(str(tmp_path / "one-h.sqlite"), Query())] == ["one"]
+    kept.history.close()
 
 
 def test_notThere(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import outcomes
+from castd.errors import reasonOf
 from castd.files.private import checkBeside, openOwn
 from castd.files.threads import RunInThread
 from castd.machines.known import plainAddress, validMac
@@ -243,6 +244,8 @@ class Store:
         self.putAside: str | None = None
         self._age, self._size = age, size
         self._pruned = 0.0
+        #: Device and inode of the file; L{None}: it is not open.
+        self._identity: tuple[int, int] | None = None
         self._database = _connect(":memory:") if path is None else self._openFile(path)
 
     def _openFile(self, path: str) -> sqlite3.Connection:
@@ -250,7 +253,9 @@ class Store:
         os.close(openOwn(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK))
         checkBeside(tuple(path + ending for ending in ("-wal", "-shm", "-journal")))
         try:
-            return _connect(path)
+            database = _connect(path)
+            self._identity = _identityOf(path)
+            return database
         except sqlite3.OperationalError as error:
             raise OSError(None, str(error)) from None
         except sqlite3.DatabaseError:
@@ -267,7 +272,10 @@ class Store:
 
         @param now: seconds since 1970.
         @raise sqlite3.Error: the disk is full, or the file is damaged; none of these entries is kept.
+        @raise OSError: the file was removed or renamed, and no other can be made.
         """
+        if self.path is not None and _identityOf(self.path) != self._identity:
+            self._beginAnew(self.path)
         insert = f"INSERT INTO events VALUES (NULL{', ?' * len(KeptEvent._fields)})"
         prunes = not self._pruned <= now < self._pruned + PRUNE_INTERVAL
         with self._database:
@@ -294,6 +302,13 @@ class Store:
     def _fileOctets(self) -> int:
         """Return the octets of the file, with those that nothing uses."""
         return self._pragma("page_count") * self._pragma("page_size")
+
+    def _beginAnew(self, path: str) -> None:
+        """Begin another file in place of one that was removed or renamed: what is written to that is found no more."""
+        # First the old one: SQLite finds the log beside a file by its name.
+        self._database.close()
+        self._database, self._identity = _connect(":memory:"), None
+        self._database = self._openFile(path)
 
     def _octets(self) -> int:
         """Return the octets that entries take; what has been removed is used again and does not count."""
@@ -326,6 +341,15 @@ class Store:
     def close(self) -> None:
         """Close the file."""
         self._database.close()
+
+
+def _identityOf(path: str) -> tuple[int, int] | None:
+    """Return device and inode of a file; L{None}: it is not there."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _connect(path: str) -> sqlite3.Connection:
@@ -503,7 +527,7 @@ class History:
     def _failed(self, failure: Failure, events: int) -> None:
         self.lost += events
         form = "{events} events are not in the history: {why}"
-        _log.warn(form, event=UNKEPT, events=events, why=failure.getErrorMessage())
+        _log.warn(form, event=UNKEPT, events=events, why=reasonOf(failure.value))
 
     def _written(self, _: None) -> None:
         if any(self._waiting.values()) and self._timer is None:
