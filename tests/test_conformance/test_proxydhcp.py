@@ -1221,7 +1221,8 @@ def test_PX64_quick(tmp_path: Path) -> None:
             stage.service.datagramFrom(at, discover(f"52:54:00:66:00:{number:02x}"), NOWHERE, local)
             took.append(time.process_time() - began)
         assert len(stage.said()) == 20
-        assert min(took) < 0.005
+        # Few of them may be held up by a garbage collection.
+        assert sorted(took)[-3] < 0.005
 
 
 def test_PX65_slowLookup(tmp_path: Path) -> None:
