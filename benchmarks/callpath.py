@@ -55,10 +55,13 @@ class CallPath:
         """As C{sys.setprofile} calls it."""
         callee = counted(frame)
         if event == "call" and callee and frame.f_code.co_name != "<module>":
-            above = frame.f_back
+            above, harnessed = frame.f_back, False
             while above is not None and not counted(above):
+                harnessed = harnessed or above.f_code.co_filename.startswith(HARNESS)
                 above = above.f_back
-            self.calls.append((counted(above) if above is not None else "", callee, frame.f_code.co_qualname))
+            # What the virtual network asks of castd to do its own part is no way of the request.
+            if above is None or not harnessed:
+                self.calls.append((counted(above) if above is not None else "", callee, frame.f_code.co_qualname))
 
     def files(self) -> list[str]:
         """Return the files, in the order in which they are reached first."""

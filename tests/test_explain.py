@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -500,6 +501,22 @@ def test_readOnly(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "writeFault", lambda path, mode, within: errno.EROFS)
     found = one(case, "logs/new", write=True)
     assert texts(found, "upload")[-1] == "does not take it: Read-only file system"
+
+
+@pytest.mark.parametrize("answer", [False, OSError(errno.ESTALE, os.strerror(errno.ESTALE))])
+def test_whyNobodyMayWrite(case: Case, monkeypatch: pytest.MonkeyPatch, answer: bool | OSError) -> None:
+    """Where nobody may write the file system is asked why; one that fails to answer is what is told."""
+    monkeypatch.setattr(os, "access", lambda *args, **more: False)
+
+    def statvfs(place: object) -> SimpleNamespace:
+        if isinstance(answer, OSError):
+            raise answer
+        return SimpleNamespace(f_flag=0)
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    found = one(case, "logs/new", write=True)
+    why = answer.strerror if isinstance(answer, OSError) else "Permission denied"
+    assert texts(found, "upload")[-1] == f"does not take it: {why}"
 
 
 def test_barred(case: Case) -> None:

@@ -274,7 +274,7 @@ class Store:
         @raise sqlite3.Error: the disk is full, or the file is damaged; none of these entries is kept.
         @raise OSError: the file was removed or renamed, and no other can be made.
         """
-        if self.path is not None and _identityOf(self.path) != self._identity:
+        if self.path is not None and (self._identity is None or _identityOf(self.path) != self._identity):
             self._beginAnew(self.path)
         insert = f"INSERT INTO events VALUES (NULL{', ?' * len(KeptEvent._fields)})"
         prunes = not self._pruned <= now < self._pruned + PRUNE_INTERVAL
@@ -307,8 +307,13 @@ class Store:
         """Begin another file in place of one that was removed or renamed: what is written to that is found no more."""
         # First the old one: SQLite finds the log beside a file by its name.
         self._database.close()
-        self._database, self._identity = _connect(":memory:"), None
-        self._database = self._openFile(path)
+        self._identity = None
+        try:
+            self._database = self._openFile(path)
+        except BaseException:
+            # What is asked meanwhile is answered: there is nothing.
+            self._database = _connect(":memory:")
+            raise
 
     def _octets(self) -> int:
         """Return the octets that entries take; what has been removed is used again and does not count."""

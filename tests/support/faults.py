@@ -179,6 +179,7 @@ EXEMPT = {
     "files.spelling.os.stat": "for the log and castd explain alone: tests/test_verdicts.py",
     "files.spelling.os.scandir": "as above",
     "os.access": "at the start, and when the root has been exchanged: tests/test_content.py",
+    "files.permission.os.statvfs": "to say why nobody may write: tests/test_explain.py",
     "files.root.os.fstat": "as above",
     "files.athand.os.close": "of a descriptor without an open file (O_PATH)",
     "os.path": "realpath, as above",
