@@ -217,13 +217,12 @@ class Dialect:
 
     def key(self, request: Request, content: IContent) -> Hashable:
         """
-        Return the group, and the networks of the interface that was asked, by which the group is sent.
+        Return the group, and the local address, by whose interface the group is sent.
 
         A newer version of the file is not sent before the running casts have ended.  Clients of one network do not hear
-        what is sent to another; those of one link do, whichever address of the server they ask, and no client looks
-        where a block comes from.
+        what is sent to another.
         """
-        return self.options.group, request.local.networks
+        return self.options.group, request.local.host
 
     def fits(self, request: Request, wire: IWire) -> bool:
         return True

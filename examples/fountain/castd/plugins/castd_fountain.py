@@ -220,10 +220,10 @@ class Dialect:
 
     def key(self, request: Request, content: IContent) -> Hashable:
         """
-        Return the group, so that a newer file waits until the running cast has ended, and the networks of the interface
-        that was asked, as each link hears what leaves by its own.
+        Return the group, so that a newer file waits until the running cast has ended, and the local address, as each
+        network hears what leaves by its own interface.
         """
-        return self.options.group, request.local.networks
+        return self.options.group, request.local.host
 
     def fits(self, request: Request, wire: IWire) -> bool:
         return True
