@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from typing import TypeAlias
 
 #: The address of a peer as the socket gives it: C{(host, port)}, or C{(host, port, flow, scope)} for IPv6.  A cast uses
@@ -43,6 +43,15 @@ class Local:
             # Of two addresses both are those of machines (RFC 3021).
             several = (str(each.broadcast_address) for each in self.networks if each.prefixlen < 31)
             object.__setattr__(self, "broadcasts", frozenset(several))
+
+    def sharesNetwork(self, other: Local) -> bool:
+        """
+        Return whether a group that is sent from this address reaches those who have asked another one: it is the same
+        address, or both are in one network.
+        """
+        if self.host == other.host:
+            return True
+        return any(IPv4Address(self.host) in each and IPv4Address(other.host) in each for each in self.networks)
 
 
 @dataclass(slots=True)

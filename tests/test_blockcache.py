@@ -19,6 +19,7 @@ from castd.dialects.tftp import Wire
 from castd.interfaces import IAwaitedContent, IEqualHeadersWire, IEqualStepsWire
 from castd.packets.options import AgreedOptions
 from castd.packets.slam import Header
+from castd.request import Local
 from castd.server.blockcache import MOST_OCTETS, SHORT_OCTETS, BlockCache, Chunk, ChunkAwaited
 from castd.server.prepared import NO_STEPS, preparedSteps
 from castd.testing import BytesContent, pattern
@@ -59,7 +60,7 @@ def test_memoryIsBounded(blksize: int, windowsize: int) -> None:
 def test_headersThatGetLonger(blksize: int, count: int) -> None:
     """SLAM's headers get longer at blocks 32 and 8192: each block is laid out with its own, whatever the block size."""
     content = BytesContent("f", pattern(blksize * count - 3))
-    wire = slam.Wire(Header(1, content.size, blksize), ("239.255.1.1", 10000))
+    wire = slam.Wire(Header(1, content.size, blksize), ("239.255.1.1", 10000), Local("127.0.0.1", 10000))
     blockCache, number = BlockCache(1 << 26), 0
     while number < wire.count:
         chunk = blockCache.chunk(wire, content, number)

@@ -34,6 +34,7 @@ from castd.net import epoll
 from castd.net.epoll import EpollSet
 from castd.packets import slam as slam_
 from castd.packets.options import AgreedOptions
+from castd.request import Local
 from castd.server.blockcache import BlockCache
 from castd.testing import BytesContent, pattern
 from tests.support.clients.tftp import rrq
@@ -719,7 +720,7 @@ def test_layOutsAreAlike(blksize: int, size: int, where: float, windowsize: int,
     content = BytesContent("f", OCTETS[:size])
     wire: Any
     if rollover is None:
-        wire = slam.Wire(slam_.Header(1, max(1, size), blksize), ("239.255.1.1", 10000))
+        wire = slam.Wire(slam_.Header(1, max(1, size), blksize), ("239.255.1.1", 10000), Local("127.0.0.1", 10000))
         content = BytesContent("f", OCTETS[: max(1, size)])
     else:
         terms = AgreedOptions(blksize=blksize, windowsize=windowsize, rollover=rollover)

@@ -310,7 +310,7 @@ def test_decoder(size: int, blksize: int, seed: int) -> None:
     module, chance = _module(), random.Random(seed)
     data = chance.randbytes(size)
     content = BytesContent("image", data)
-    wire = module.Wire(content, 1, module.Options(file="image", blksize=blksize))
+    wire = module.Wire(content, 1, module.Options(file="image", blksize=blksize), Local("127.0.0.1", 6565))
     decoder = module.Decoder(size, blksize)
     heard = 0
     while decoder.lacking:

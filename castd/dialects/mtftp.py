@@ -185,8 +185,14 @@ class Wire:
     headerKey: Hashable = ("tftp", 0)
     headerLength = tftp.DATA_HEADER
 
-    def __init__(self, content: IContent, group: tuple[str, int], policy: RetransmitPolicy, remember: float) -> None:
-        """@raise ContentChanged: its first block cannot be read."""
+    def __init__(
+        self, content: IContent, group: tuple[str, int], policy: RetransmitPolicy, remember: float, local: Local
+    ) -> None:
+        """
+        @param local: the address that the group is sent from.
+        @raise ContentChanged: its first block cannot be read.
+        """
+        self.local = local
         self.count = _tftp.blockCount(content.size, BLKSIZE)
         self.group = group
         self.policy = policy
@@ -290,16 +296,12 @@ class Dialect:
         return self._groups[names.text(names.parts(request.name))]
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """
-        Return the group, and the local address, by whose interface the group is sent.
-
-        A newer version of the file is not sent while the old one is received.  Clients of one network do not hear what
-        is sent to another, nor accept it from another address than the one that they have asked.
-        """
-        return self._group(request), request.local.host
+        """Return the group: a newer version of the file is not sent while the old one is received."""
+        return self._group(request)
 
     def fits(self, request: Request, wire: IWire) -> bool:
-        return True
+        """Return whether the group is sent to the client's network: it leaves by the interface of the first request."""
+        return isinstance(wire, Wire) and wire.local.sharesNetwork(request.local)
 
     def sameMachine(self, request: Request, other: Request) -> bool:
         """Return C{False}: the cast itself recognizes a machine that has restarted."""
@@ -315,7 +317,7 @@ class Dialect:
             joinDelay=options.gather,
             maxJoinDelay=max(options.gather, options.gatherLimit),
         )
-        return Wire(content, self._group(request), policy, options.remember)
+        return Wire(content, self._group(request), policy, options.remember, request.local)
 
     def uploadReceiver(self, request: Request) -> ITransferHalf | None:
         return None

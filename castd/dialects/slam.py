@@ -138,7 +138,7 @@ def transaction(content: IContent) -> int:
 @implementer(IWire)
 class Wire:
     """
-    Translates for the one cast of the port.
+    Translates for the one cast of the port in a network.
 
     @ivar status: a status request, and the beginning of each data packet.
     """
@@ -147,10 +147,14 @@ class Wire:
     stride = 0
     reuseDelay = 0.0
 
-    def __init__(self, header: slam.Header, group: tuple[str, int], chance: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self, header: slam.Header, group: tuple[str, int], local: Local, chance: Callable[[], float] | None = None
+    ) -> None:
         """
+        @param local: the address that the group is sent from.
         @param chance: as for L{Sweep}.
         """
+        self.local = local
         self.cast = partial(Sweep, chance=chance)
         self.blocksize = header.blocksize
         self.count = header.count
@@ -216,16 +220,12 @@ class Dialect:
         return None if missing is None else Request(peer, local, self.options.file, detail=missing)
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """
-        Return the group, and the local address, by whose interface the group is sent.
-
-        A newer version of the file is not sent before the running casts have ended.  Clients of one network do not hear
-        what is sent to another.
-        """
-        return self.options.group, request.local.host
+        """Return the group: a newer version of the file is not sent before the running cast has ended."""
+        return self.options.group
 
     def fits(self, request: Request, wire: IWire) -> bool:
-        return True
+        """Return whether the group is sent to the client's network: it leaves by the interface of the first list."""
+        return isinstance(wire, Wire) and wire.local.sharesNetwork(request.local)
 
     def sameMachine(self, request: Request, other: Request) -> bool:
         return False
@@ -239,9 +239,9 @@ class Dialect:
         block = blockSize(content.size, request.local.mtu, self.options.blksize)
         header = slam.Header(transaction(content), content.size, block)
         if context is None:
-            return Wire(header, self.options.group)
+            return Wire(header, self.options.group, request.local)
         bits = context.random.getrandbits
-        return Wire(header, self.options.group, lambda: bits(32) / (1 << 32))
+        return Wire(header, self.options.group, request.local, lambda: bits(32) / (1 << 32))
 
     def opening(self, name: str) -> bytes | None:
         """Return the first list of a client, if this is the file of the port."""

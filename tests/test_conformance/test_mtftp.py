@@ -85,6 +85,23 @@ def test_MT01_otherNetwork() -> None:
         assert len(stage.casts()) == 2
 
 
+def test_M13_otherAddressOfOneNetwork() -> None:
+    """
+    Who asks another address that the server has in the same network hears the transfer that is under way: an iPXE takes
+    packets from where the first one came, and a second transfer would leave it with a hole.
+    """
+    network = Network(latency=0.0005)
+    network.host(f"{HOST}/16", "10.0.0.9/16")
+    with MtftpStage(network=network) as stage:
+        opened(stage, 2, 1)
+        two = stage.client(3)
+        stage.sightings()
+        two.send(R, ("10.0.0.9", SERVER[1]))
+        network.advance(0.005)
+        assert [each for each in stage.sightings() if each.destination == two.address] == []
+        assert len(stage.casts()) == 1
+
+
 def test_MT02_ack(stage: MtftpStage) -> None:
     """MT-02: ACK 1 brings block 2 to the group, and nothing to the client."""
     client = opened(stage)

@@ -118,7 +118,7 @@ class Spring(Sweep):
 @implementer(IWire)
 class Wire:
     """
-    Translates for the only cast of the port.
+    Translates for the only cast of the port in a network.
 
     @ivar next: the first number that was not sent yet.
     """
@@ -129,8 +129,8 @@ class Wire:
     stride = 0
     reuseDelay = 0.0
 
-    def __init__(self, content: IContent, transaction: int, options: Options) -> None:
-        self.content = content
+    def __init__(self, content: IContent, transaction: int, options: Options, local: Local) -> None:
+        self.content, self.local = content, local
         self.blocksize = options.blksize
         self.blocks = max(1, -(-content.size // options.blksize))
         self.group: Peer = (options.group.host, options.group.port)
@@ -219,14 +219,12 @@ class Dialect:
         return Request(peer, local, self.options.file, detail=lacking) if lacking else None
 
     def key(self, request: Request, content: IContent) -> Hashable:
-        """
-        Return the group, so that a newer file waits until the running cast has ended, and the local address, as each
-        network hears what leaves by its own interface.
-        """
-        return self.options.group, request.local.host
+        """Return the group, so that a newer file waits until the running cast has ended."""
+        return self.options.group
 
     def fits(self, request: Request, wire: IWire) -> bool:
-        return True
+        """Return whether the group is sent to the client's network: it leaves by the interface of the first request."""
+        return isinstance(wire, Wire) and wire.local.sharesNetwork(request.local)
 
     def sameMachine(self, request: Request, other: Request) -> bool:
         return False
@@ -235,7 +233,9 @@ class Dialect:
         if content.size > MOST_BLOCKS * self.options.blksize:
             raise Declined("too-many-blocks")
         version = repr((content.version, content.size)).encode("utf-8", "surrogateescape")
-        return Wire(content, int.from_bytes(blake2s(version, digest_size=4).digest(), "big"), self.options)
+        return Wire(
+            content, int.from_bytes(blake2s(version, digest_size=4).digest(), "big"), self.options, request.local
+        )
 
     def uploadReceiver(self, request: Request) -> ITransferHalf | None:
         return None
