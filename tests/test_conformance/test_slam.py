@@ -297,6 +297,20 @@ def test_SL21_twoNetworks() -> None:
     stage.listener.stop()
 
 
+def test_SL17_twoAddressesOfOneLink() -> None:
+    """SL-17: clients of one link that ask two addresses of the server share the sweep, as they all hear it."""
+    network, second = Network(latency=0.0005), "10.0.0.99"
+    network.host(f"{HOST}/16", f"{second}/16")
+    stage = Stage(network, memorySite(network, {"image": FILE}, host=f"{HOST}/16"), (slam, {"file": "image"}))
+    for number, host in ((2, HOST), (3, second)):
+        RecordingClient(network.host(f"10.0.0.{number}/16")).send(bytes.fromhex("202500"), (host, 10000))
+    network.advance(0.05)
+    sent = [(each.destination, each.datagram) for each in stage.sightings() if each.destination == GROUP]
+    assert sent[:5] == data(0, 1, 2, 3, 4)
+    assert len(list(stage.listener.casts())) == 1
+    stage.listener.stop()
+
+
 @pytest.mark.parametrize("size", [1451, 2902, 1451 * 1450, 5925])
 def test_SL23_neverAWholeLastBlock(size: int) -> None:
     """SL-23: no file is an exact multiple of its blocks, or Etherboot would wait for ever."""
