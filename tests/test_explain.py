@@ -30,7 +30,7 @@ from castd.server.machines import Machines
 from castd.service.explain import PATIENCE, DryRequest, ExplainAnswer, Explanation
 from castd.testing import Network, RecordingClient
 from tests.support.descriptors import Descriptors
-from tests.support.disks import Later, result
+from tests.support.disks import Later, nobody, result
 from tests.support.jobs import ROOT, free, running, until
 from tests.support.server import SERVER, Case
 
@@ -456,6 +456,25 @@ def test_window(case: Case) -> None:
     (found,) = explained(case, question)["explanations"]
     assert found["answer"]["options"]["windowsize"] == "2"
     assert same(found, first(case, question, 69))
+
+
+@pytest.mark.parametrize(
+    ("closed", "what"), [("boot", "search"), ("boot/images", "search"), ("boot/images/kernel", "read")]
+)
+def test_noPermission(case: Case, hall: Path, closed: str, what: str) -> None:
+    """Where a permission is in the way it is told whose: that of a directory above, or of the file."""
+    path = hall / closed
+    mode = path.stat().st_mode
+    path.chmod(0o000)
+    try:
+        with nobody():
+            found, user = one(case, "images/kernel"), os.geteuid()
+    finally:
+        path.chmod(mode)
+    assert texts(found, "source")[-2:] == [
+        "refuses it: Permission denied",
+        f"user {user} may not {what} {path}: namei -l {path}",
+    ]
 
 
 # What there is now.

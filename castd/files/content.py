@@ -210,6 +210,10 @@ class Directory:
         """Find out how far a path exists, and which name differs from it in case only, as L{Root.nearest}."""
         return self.thread(bind(self._root.nearest, parts))
 
+    def closedAt(self, parts: names.Parts) -> Deferred[names.Parts]:
+        """Find out which part of a path may not be used, as L{Root.closedAt}."""
+        return self.thread(bind(self._root.closedAt, parts))
+
     def _checkedAtHand(self, fd: int) -> _Opened | None:
         """
         Check a file that was opened from memory, and read its first octets.

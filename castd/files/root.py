@@ -144,6 +144,25 @@ class Root(AtHand):
             found.append(known)
         return (len(found), None) if exists is None else (exists, tuple(found))
 
+    def closedAt(self, parts: Parts) -> Parts:
+        """
+        Find out which part of a path this user may not use.  Waits for the disk.
+
+        @return: the path of the outermost directory that may not be searched; all parts: each of them may be.
+        @raise Refused: as L{openFile}.
+        """
+        root = self._current()
+        if not _maySearch(root.fd):
+            return ()
+        for end in range(1, len(parts)):
+            fd = self._openBeneath(parts[:end], _DIRECTORY_FLAGS)
+            try:
+                if not _maySearch(fd):
+                    return parts[:end]
+            finally:
+                closeFd(fd)
+        return parts
+
     def _openBeneath(self, parts: Parts, flags: int) -> int:
         try:
             root = self._current()
@@ -200,6 +219,11 @@ class Root(AtHand):
         return root
 
 
+def _maySearch(directory: int) -> bool:
+    """Return whether this user may open what is in a directory, by its descriptor."""
+    return os.access(".", os.X_OK, dir_fd=directory, effective_ids=True)
+
+
 def _openRoot(path: str, writable: bool) -> _OpenedRoot:
     """@raise OSError: there is no such directory, or it cannot be searched, or written to if it is to be."""
     root = _OpenedRoot(path)
@@ -222,7 +246,7 @@ class _OpenedRoot(OpenedDirectory):
     def __init__(self, path: str) -> None:
         """@raise OSError: there is no such directory, or it cannot be searched."""
         self.fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        if not os.access(".", os.X_OK, dir_fd=self.fd, effective_ids=True):
+        if not _maySearch(self.fd):
             raise PermissionError(errno.EACCES, "directory cannot be searched", path)
         status = os.fstat(self.fd)
         self.identity = status.st_dev, status.st_ino

@@ -8,6 +8,8 @@ do beside that is left out: no answer is sent, no cast begins, nothing is counte
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,6 +51,8 @@ CLIENT_PORT = 49152
 PATIENCE = 5.0
 #: What the keys of access rules for some machines stand for.
 _KEYS = {"mac": "MAC", "arch": "architecture", "uuid": "UUID"}
+#: Why a file is refused whose mode, or that of a directory above it, is in the way.
+_NO_PERMISSION = os.strerror(errno.EACCES)
 #: The most access rules that are told one by one, before the one that decides.
 MOST_RULES = 40
 
@@ -510,6 +514,8 @@ class _Explainer:
             parts = self._path(entry, source, request, machine)
             if number == len(missed):
                 self._tell("source", "has it" if reason is None else f"refuses it: {reason}", entry)
+                if parts is not None and isinstance(source, Directory) and str(reason) == _NO_PERMISSION:
+                    await self._closed(entry, source, parts)
                 continue
             self._tell("source", f"does not have it: {reason}", entry)
             if parts is not None and isinstance(source, Directory):
@@ -548,6 +554,16 @@ class _Explainer:
         if nearest is not None:
             text = f"{source.options.base / names.text(nearest)} is there, and differs in case only (ignore-case)"
             self._tell("source", text, entry)
+
+    async def _closed(self, entry: Entry, source: Directory, parts: names.Parts) -> None:
+        """Tell which directory or file on the way castd's user may not use."""
+        try:
+            closed = await self._inTime(source.closedAt(parts))
+        except Refused:
+            return
+        what = "read" if closed == parts else "search"
+        path = source.options.base / names.text(closed)
+        self._tell("source", f"user {os.geteuid()} may not {what} {path}: namei -l {path}", entry)
 
     def _offer(self, content: IContent, entries: Sequence[PortDialect], request: Request) -> Explanation:
         """Offer a file that was found to one dialect after the other, as L{Opener.offer}."""
