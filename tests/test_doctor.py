@@ -502,9 +502,13 @@ def test_logs(tmp_path: Path) -> None:
     assert findings(lookAtLogs, about, FakeMachine(closed={f"{logs}/castd.log"}), "problem") == [
         f"logging.file: user 65534 may not write {logs}/castd.log"
     ]
-    for space in (FreeSpace(4096, 1 << 20), FreeSpace(1 << 40, 0)):
+    for space, full in (
+        (FreeSpace(0, 1 << 20), "full"),
+        (FreeSpace(1 << 40, 0), "full"),
+        (FreeSpace(4096, 9), "nearly"),
+    ):
         (what,) = findings(lookAtLogs, about, FakeMachine(space=space), "problem")
-        assert what.startswith(f"logging.file: the disk of {logs} is full")
+        assert what.startswith(f"logging.file: the disk of {logs} is {full}")
     readOnly = FakeMachine(closed={str(logs), f"{logs}/castd.log"}, space=FreeSpace(1 << 40, 1 << 20, True))
     assert findings(lookAtLogs, about, readOnly, "problem") == [
         f"logging.file: the file system of {logs}/castd.log is read-only"

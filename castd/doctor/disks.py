@@ -218,7 +218,10 @@ def _targetFinding(name: str, path: Path, machine: IMachine) -> Finding:
         return Finding("problem", f"{name}: user {machine.uid} may not write {wanted}", f"chown USER {wanted}")
     if free.octets < _LEAST_FREE or free.files < _LEAST_FILES:
         left = f"{units.showSize(free.octets)} and {free.files} files"
-        return Finding("problem", f"{name}: the disk of {folder} is full: {left} left", f"df {folder}; df -i {folder}")
+        full = "nearly full" if free.octets and free.files else "full"
+        return Finding(
+            "problem", f"{name}: the disk of {folder} is {full}: {left} left", f"df {folder}; df -i {folder}"
+        )
     return Finding("fine", f"{name}: {path} can be written, {units.showSize(free.octets)} are free")
 
 
