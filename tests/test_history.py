@@ -17,6 +17,7 @@ from twisted.logger import LogEvent, LogLevel
 
 from castd.observe import history
 from castd.observe.history import History, Query, Store, entryOf, isKept, readFile
+from tests.support.disks import nobody
 from tests.support.log import observed
 
 T = TypeVar("T")
@@ -487,6 +488,25 @@ def test_removed(tmp_path: Path) -> None:
     kept.history(refused(1.0, name="five"))
     assert [each["name"] for each in kept.found()] == ["five"]
     assert [each["name"] for each in history.readFile(str(tmp_path / "one-h.sqlite"), Query())] == ["one"]
+    kept.history.close()
+
+
+def test_directoryClosed(tmp_path: Path) -> None:
+    """A history goes on whose directory is closed to castd's user after the start."""
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    kept = Kept(folder / "h.sqlite")
+    kept.history(refused(1.0, name="one"))
+    kept.clock.advance(history.DELAY)
+    folder.chmod(0o000)
+    try:
+        with nobody():
+            kept.history(refused(2.0, name="two"))
+            kept.clock.advance(history.DELAY)
+    finally:
+        folder.chmod(0o755)
+    assert [each["name"] for each in kept.found()] == ["one", "two"]
+    assert kept.history.lost == 0
     kept.history.close()
 
 

@@ -274,7 +274,7 @@ class Store:
         @raise sqlite3.Error: the disk is full, or the file is damaged; none of these entries is kept.
         @raise OSError: the file was removed or renamed, and no other can be made.
         """
-        if self.path is not None and (self._identity is None or _identityOf(self.path) != self._identity):
+        if self.path is not None and not self._isInPlace(self.path):
             self._beginAnew(self.path)
         insert = f"INSERT INTO events VALUES (NULL{', ?' * len(KeptEvent._fields)})"
         prunes = not self._pruned <= now < self._pruned + PRUNE_INTERVAL
@@ -302,6 +302,14 @@ class Store:
     def _fileOctets(self) -> int:
         """Return the octets of the file, with those that nothing uses."""
         return self._pragma("page_count") * self._pragma("page_size")
+
+    def _isInPlace(self, path: str) -> bool:
+        """Return whether the file that is open is the one of this name, as far as that can be found out."""
+        try:
+            return self._identity is not None and self._identity == _identityOf(path)
+        except OSError:
+            # A file that is open can be written to, also where its directory was closed to this user since.
+            return True
 
     def _beginAnew(self, path: str) -> None:
         """Begin another file in place of one that was removed or renamed: what is written to that is found no more."""
