@@ -26,10 +26,11 @@ from castd.options import Limits
 from castd.packets.tftp import Ack, Oack, buildAck, buildError, parse
 from castd.request import Local
 from castd.server.listener import Listener
+from castd.server.sessions import STALE
 from castd.slices import SLICE, Slices
 from castd.testing import BytesContent, Network, RecordingClient, memorySite, pattern
 from tests.support.clients.tftp import F, ackedTo, data, isError, rrq, say, upload, wrq
-from tests.support.stage import GroupStage, TftpStage
+from tests.support.stage import ASKED, GroupStage, TftpStage
 
 
 def noPorts(stage: TftpStage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,6 +242,17 @@ def test_restartWhileABlockWaits() -> None:
         assert other.roles() == ["0"]
         assert [(each["peer"], each["outcome"]) for each in stage.told("received")] == [("10.0.0.12:2000", "replaced")]
         assert sorted(cast.receivers) == [("10.0.0.11", 2000), ("10.0.0.12", 2000)]
+
+
+@pytest.mark.parametrize(("after", "receivers"), [(STALE - 0.01, [2000, 2001]), (STALE, [2001])])
+def test_asksFromTheNextPort(after: float, receivers: list[int]) -> None:
+    """Two programs of a machine may ask at once; after a second it is one, which takes the next port to ask."""
+    with GroupStage() as stage:
+        stage.ask(rrq("afile", **ASKED), stage.client(2000))
+        stage.network.advance(after)
+        stage.ask(rrq("afile", **ASKED), stage.client(2001))
+        (cast,) = stage.casts()
+        assert [port for _, port in cast.receivers] == receivers
 
 
 @pytest.mark.parametrize(("spoke", "outcome"), [(False, "silent"), (True, "unconfirmed")])
