@@ -101,6 +101,8 @@ async def test_TC45_theSecondAddressForReal(served: int, client: Client) -> None
     client.transport.write(rrq(), ("127.0.0.2", served))
     for number in (1, 2, 3):
         block, tid = await client.next()
+        while number > 1 and parse(block) == data(number - 1):
+            block, tid = await client.next()  # repeated, as this machine is busy
         assert parse(block) == data(number)
         assert tid[0] == "127.0.0.2"
         client.transport.write(buildAck(number), tid)
