@@ -24,11 +24,12 @@ from castd.client.urls import parseUrl
 from castd.dialects import mtftp, multicast, sbroadcast, slam, tftp
 from castd.errors import NotFound
 from castd.interfaces import IContestedUpload
-from castd.packets.tftp import buildData
+from castd.packets.tftp import buildData, buildError
 from castd.receive.group import SbroadcastDownload
 from castd.receive.options import RequestedOptions
 from castd.request import Peer, Request
 from castd.server.listener import Listener
+from castd.server.upload_protocol import UploadProtocol
 from castd.service.logs import textLog
 from castd.testing import BytesContent, MemorySink, Network, ReceivedFile, memorySite, pattern
 from tests.support.clients.tftp import rrq, say, wrq
@@ -350,6 +351,32 @@ def test_whatAnEventIsToSay(kind: type[BaseException], faulty: str, end: str, mo
     assert {str(event["log_failure"].value) for event in stage.told("fault")} == {"a bug"}
     assert [event["outcome"] for event in stage.told("received")] == [end]
     assert stage.site.admission.receivers.total() == 0
+    stage.events.clear()
+    stage.over()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("faulty", ["size", "terms", "error"])
+def test_whatTheEventOfAnUploadIsToSay(kind: type[BaseException], faulty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A half that cannot tell its size, options or error at the end costs the event that field, and keeps no place."""
+
+    def fault(_: object) -> Any:
+        raise kind("a bug")
+
+    stage = TftpStage(uploads=True)
+    with observed(stage.events.append):
+        client, _, tid = stage.ask(wrq("new"))
+        (upload,) = stage.listener.casts()
+        assert isinstance(upload, UploadProtocol)
+        # A half as it is, but for what it cannot tell: its class is that of no other half.
+        own = type("Half", (type(upload.half),), {faulty: property(fault, lambda *_: None)})
+        monkeypatch.setattr(upload.half, "__class__", own)
+        client.send(buildError(0, "enough"), tid)
+        stage.network.advance(60)
+    assert {str(event["log_failure"].value) for event in stage.told("fault")} == {"a bug"}
+    assert [event["outcome"] for event in stage.told("received")] == ["aborted"]
+    assert stage.site.admission.receivers.total() == 0
+    assert list(stage.listener.casts()) == []
     stage.events.clear()
     stage.over()
 

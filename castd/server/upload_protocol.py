@@ -29,6 +29,7 @@ from castd.interfaces import (
     IWindowHalf,
     LiveReceiver,
 )
+from castd.net.faults import askPlugin
 from castd.net.sockets import HEADERS, MOST_WINDOW_BUFFER, windowBuffer
 from castd.packets.tftp import LARGEST_BLKSIZE, RRQ, WRQ, opcode
 from castd.receive.base import OffsetBlock
@@ -510,20 +511,18 @@ class UploadProtocol(HalfProtocol):
             _log.failure("{transport}: an upload could not be aborted", event="fault", transport=self.name)
 
     def _logEnd(self, outcome: str | None, refusal: Refused | None) -> None:
-        """Log the one event of the upload."""
-        half, request = self.half, self.request
-        terms = half.terms if IWindowHalf.providedBy(half) else None
-        error = half.error if IReportingHalf.providedBy(half) else None
-        said = None if error is None else (error.code, error.text)
+        """Log the one event of the upload.  What a plugin's half cannot tell is left out: the upload has to end."""
+        request = self.request
+        said = askPlugin(self._clientError, None, "the ERROR of a client cannot be told")
         fields: dict[str, object] = {
             "transport": self.name,
             **eventlog.requestFields(request),
             "seconds": (self._committedAt or self._seconds()) - self.opened,
-            "size": self._announcedSize(),
+            "size": askPlugin(self._announcedSize, None, "an announced size cannot be told"),
             "octets": self.octets,
             "blocks": self.blocks,
             "repeats": self.repeats,
-            "granted": None if terms is None else eventlog.showOptions(terms.answer),
+            "granted": askPlugin(self._granted, None, "granted options cannot be told"),
             **self._blockTimes(),
             **eventlog.clientError(said),
         }
@@ -536,6 +535,16 @@ class UploadProtocol(HalfProtocol):
             form = "{transport}: {peer} {meaning}: {name} written, {octets} octets in {seconds:.3f} s, {blocks} blocks"
             meaning = outcomes.MEANING[outcome]
             _log.info(form, event="received", outcome=outcome, meaning=meaning, **fields, **verdict)
+
+    def _granted(self) -> str | None:
+        """Return the options that the client was granted; L{None}: there are none."""
+        terms = self.half.terms if IWindowHalf.providedBy(self.half) else None
+        return None if terms is None else eventlog.showOptions(terms.answer)
+
+    def _clientError(self) -> tuple[int, str] | None:
+        """Return code and text of the ERROR of the client; L{None}: it has sent none."""
+        error = self.half.error if IReportingHalf.providedBy(self.half) else None
+        return None if error is None else (error.code, error.text)
 
     def _blockTimes(self) -> dict[str, float]:
         """Return the seconds from the request to the first block, and to the last one of a whole file."""
