@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import IPv4Network, ip_address
 from typing import TypeAlias
 
 #: The address of a peer as the socket gives it: C{(host, port)}, or C{(host, port, flow, scope)} for IPv6.  A cast uses
@@ -51,7 +51,8 @@ class Local:
         """
         if self.host == other.host:
             return True
-        return any(IPv4Address(self.host) in each and IPv4Address(other.host) in each for each in self.networks)
+        ours, its = ip_address(self.host), ip_address(other.host)
+        return any(ours in each and its in each for each in self.networks)
 
 
 @dataclass(slots=True)
