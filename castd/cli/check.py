@@ -19,7 +19,7 @@ from castd.config.config import Config, listening
 from castd.config.yaml import Route
 from castd.errors import NotFound
 from castd.files.directory import patience
-from castd.files.permission import writeFault
+from castd.files.permission import whyNot, writeFault
 from castd.machines.lease_file import LeaseFile
 from castd.machines.leases import FORMATS
 from castd.machines.options import LeaseFileOptions
@@ -177,7 +177,7 @@ def _inTheWay(file: Path, route: Route) -> str | None:
         if mode is not None and not stat.S_ISSOCK(mode):
             return f"{file}: is there, and no socket: remove it"
     elif mode is not None and (fault := writeFault(file, os.W_OK)):
-        return f"{file}: {os.strerror(fault) if fault == errno.EROFS else 'this user may not write it'}"
+        return f"{file}: {whyNot(fault, 'this user may not write it')}"
     if route[0] == "logging" and mode is not None:
         return None  # it is appended to; only a new one needs its folder
     why = _unwritable(file.parent)
@@ -189,9 +189,7 @@ def _unwritable(folder: Path) -> str | None:
     if not os.path.isdir(folder):
         return "no such folder"
     fault = writeFault(folder, os.W_OK | os.X_OK)
-    if fault:
-        return os.strerror(fault) if fault == errno.EROFS else "this user may not write there"
-    return None
+    return whyNot(fault, "this user may not write there") if fault else None
 
 
 def _madeAtStart(folder: Path) -> bool:

@@ -21,13 +21,15 @@ def writeFault(path: str | os.PathLike[str], mode: int, within: int | None = Non
     """
     if os.access(path, mode, dir_fd=within, effective_ids=True):
         return 0
-    return errno.EROFS if isReadOnly(path if within is None else within) else errno.EACCES
+    found = os.statvfs(path if within is None else within)
+    return errno.EROFS if found.f_flag & os.ST_RDONLY else errno.EACCES
 
 
-def isReadOnly(place: str | os.PathLike[str] | int) -> bool:
+def whyNot(fault: int, otherwise: str) -> str:
     """
-    Return whether the file system of a file is read-only, or mounted so here.
+    Return in words why nothing can be written.
 
-    @raise OSError: it cannot be asked.
+    @param fault: as L{writeFault} returns it, not 0.
+    @param otherwise: said where it is for a permission.
     """
-    return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
+    return os.strerror(fault) if fault == errno.EROFS else otherwise

@@ -24,7 +24,7 @@ from castd.errors import Busy, Forbidden, NotFound, Refused, Unanswered
 from castd.files import athand
 from castd.files.athand import FILE_FLAGS, NO_DESCRIPTORS, AtHand, Links, OpenedDirectory
 from castd.files.names import Parts
-from castd.files.permission import writeFault
+from castd.files.permission import whyNot, writeFault
 from castd.files.spelling import MOST_LISTED, Spellings, spelled
 from castd.files.threads import callWithin
 
@@ -228,8 +228,7 @@ def _openRoot(path: str, writable: bool) -> _OpenedRoot:
     """@raise OSError: there is no such directory, or it cannot be searched, or written to if it is to be."""
     root = _OpenedRoot(path)
     if writable and (fault := writeFault(path, os.W_OK)):
-        why = os.strerror(fault) if fault == errno.EROFS else "directory cannot be written to"
-        raise OSError(fault, why, path)
+        raise OSError(fault, whyNot(fault, "directory cannot be written to"), path)
     return root
 
 
