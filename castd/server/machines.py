@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from castd.files.threads import DiskThreads, RunInThread, whenAll
+from castd.files.threads import DiskThreads, RunInThread, Waiters, whenAll
 from castd.interfaces import IMachines
 from castd.machines.known import KnownMachine, plainAddress
 from castd.machines.lease_file import LeaseFile
@@ -59,8 +59,8 @@ class Reading(Generic[T]):
         self._staleAt = self._nextAt = float("-inf")
         self._begun: float | None = None
         self._timer: IDelayedCall | None = None
-        self._waiting: list[Deferred[None]] = []
-        self._waitingNext: list[Deferred[None]] = []
+        self._waiting: Waiters[None] = Waiters()
+        self._waitingNext: Waiters[None] = Waiters()
         self._told = False
 
     def refresh(self, known: bool) -> Deferred[None] | None:
@@ -74,16 +74,15 @@ class Reading(Generic[T]):
         now = self._clock.seconds()
         if known and now < self._staleAt:
             return None
-        waiting: Deferred[None] = Deferred()
         if self._begun is None and now >= self._nextAt:
-            self._waitingNext.append(waiting)
+            waiting = self._waitingNext.add()
             self._begin()
             if waiting.called:
                 return None
         elif len(self._waiting) + len(self._waitingNext) >= MOST_WAITING or now >= (self._begun or now) + LONGEST_WAIT:
             return None
         else:
-            (self._waiting if known and self._begun is not None else self._waitingNext).append(waiting)
+            waiting = (self._waiting if known and self._begun is not None else self._waitingNext).add()
             self._beginLater(now)
         # A lease file may lie on a disk that does not answer.
         waiting.addTimeout(LONGEST_WAIT, self._clock, lambda *_: None)
@@ -98,7 +97,7 @@ class Reading(Generic[T]):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer, self._begun = None, self._clock.seconds()
-        self._waiting, self._waitingNext = self._waitingNext, []
+        self._waiting, self._waitingNext = self._waitingNext, Waiters()
         self._thread(self._function).addBoth(self._read)
 
     def _read(self, result: T | Failure) -> None:
@@ -113,10 +112,7 @@ class Reading(Generic[T]):
             self._tell(getattr(result.value, "strerror", None) or "no answer")
         else:
             _log.failure("{what} could not be read", result, event="fault", what=self._what)
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            if not each.called:
-                each.callback(None)
+        self._waiting.fire(None)
         self._beginLater(now)
 
     def _tell(self, why: str) -> None:
