@@ -115,7 +115,7 @@ def build(arguments: str, flags: str, package: str = "") -> str:
     @param arguments: those that Python's configure was called with; C{flags}: those of its compiler.
     @param package: see L{debianPackage}. Debian optimises its builds by a profile and as they are linked, on amd64 and
         arm64, but C{sysconfig} does not tell it: its F{debian/rules} runs configure without those words.
-    @return: how this Python was built: that is worth a tenth, and a quarter on a processor with small caches.
+    @return: how this Python was built: that is worth a tenth, and up to a third on a processor with small caches.
     """
     if package:
         return f"Debian's {package}, which Debian optimises by a profile and as it is linked"
