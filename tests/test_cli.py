@@ -26,7 +26,6 @@ from castd.cli import check, main
 from castd.config import yaml
 from castd.config.plugin import Collected, ContentSourceMaker, TransportMaker
 from castd.errors import ConfigError
-from castd.files import permission
 from castd.observe import journal
 from castd.service import bootstrap
 from castd.service.logs import jsonLog
@@ -446,7 +445,7 @@ def test_checkReadOnly(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return not (str(path) in closed and mode & os.W_OK) and access(path, mode, **more)
 
     monkeypatch.setattr(os, "access", accessOf)
-    monkeypatch.setattr(permission, "isReadOnly", lambda place: str(place) in closed)
+    monkeypatch.setattr(os, "statvfs", lambda place: SimpleNamespace(f_flag=os.ST_RDONLY * (str(place) in closed)))
     assert castd("check", file).stderr.splitlines() == [
         f"{file}:5: logging.file: {folder}/kept: Read-only file system",
         f"{file}:6: history.path: {folder}/kept: Read-only file system",
