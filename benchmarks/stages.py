@@ -109,6 +109,7 @@ MODULES = {
     "networks": CALLER,
     "observe/batch": ENDED,
     "observe/format": ENDED,
+    "observe/eventstore": ENDED,
     "observe/history": ENDED,
     "observe/metrics": ENDED,
     "observe/ratelimit": ENDED,

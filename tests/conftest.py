@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from twisted.internet.defer import maybeDeferred
 from twisted.logger import globalLogPublisher
 
-from castd.observe import history
+from castd.observe import eventstore
 from tests.support.log import observed
 from tests.support.needs import needRoot
 
@@ -74,13 +74,13 @@ def observersLeave() -> Iterator[None]:
 def historiesClose(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A history that a test has opened and not closed, as that of a server that it has not stopped, is closed."""
     opened: list[sqlite3.Connection] = []
-    connect = history._connect
+    connect = eventstore._connect
 
     def noted(path: str) -> sqlite3.Connection:
         opened.append(connect(path))
         return opened[-1]
 
-    monkeypatch.setattr(history, "_connect", noted)
+    monkeypatch.setattr(eventstore, "_connect", noted)
     yield
     for each in opened:
         each.close()

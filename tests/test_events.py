@@ -11,8 +11,9 @@ from twisted.logger import Logger, LogLevel
 
 from castd.files.content import Directory, DirectoryOptions
 from castd.observe import journal
+from castd.observe.eventstore import Query, Store
 from castd.observe.format import asJSON, asMessage
-from castd.observe.history import Query, Store, entryOf
+from castd.observe.history import entryOf
 from castd.packets.tftp import Data, Error, Oack, buildAck, buildError, parse
 from castd.testing import BytesContent, Network, RecordingClient
 from tests.support.clients.tftp import download, rrq, upload, wrq

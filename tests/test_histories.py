@@ -17,7 +17,8 @@ from twisted.logger import LogLevel
 
 from castd.cli import history as command
 from castd.cli import main
-from castd.observe.history import DELAY, Found, Query, Store
+from castd.observe.eventstore import Found, Query, Store
+from castd.observe.history import DELAY
 from castd.service import histories
 from castd.service.histories import Histories
 from castd.testing import Network

@@ -15,8 +15,9 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel
 
-from castd.observe import history
-from castd.observe.history import History, Query, Store, entryOf, isKept, readFile
+from castd.observe import eventstore, history
+from castd.observe.eventstore import Query, Store, readFile
+from castd.observe.history import History, entryOf, isKept
 from tests.support.disks import nobody
 from tests.support.log import observed
 
@@ -74,8 +75,8 @@ class Kept:
         self.held.append(lambda: maybeDeferred(function).chainDeferred(later))
         return later
 
-    def found(self, **query: object) -> list[history.Found]:
-        results: list[list[history.Found]] = []
+    def found(self, **query: object) -> list[eventstore.Found]:
+        results: list[list[eventstore.Found]] = []
         self.history.find(Query(**query)).addCallback(results.append)  # type: ignore[arg-type]
         return results[0]
 
@@ -133,7 +134,7 @@ def test_merged() -> None:
 def test_mergedWithoutEnd(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the last ones are looked at, so that a page costs the same beside a long history."""
     kept = Kept()
-    monkeypatch.setattr(history, "MOST_MERGED", 3)
+    monkeypatch.setattr(eventstore, "MOST_MERGED", 3)
     for time in range(5):
         kept.history(refused(10.0 + time))
         kept.clock.advance(1)
@@ -402,11 +403,11 @@ def test_sizeOfABurst(tmp_path: Path, inMemory: bool) -> None:
 def test_logBesideTheFile(tmp_path: Path) -> None:
     """What SQLite writes beside the file does not keep the size of a burst."""
     kept, log = Kept(tmp_path / "history.sqlite", age=1e6, size=64 << 20), tmp_path / "history.sqlite-wal"
-    entry = history.entryOf(refused(1.0, why="x" * 5000))
+    entry = entryOf(refused(1.0, why="x" * 5000))
     kept.store.add([entry] * 1024, 1.0)
-    assert log.stat().st_size > history.LARGEST_LOG
+    assert log.stat().st_size > eventstore.LARGEST_LOG
     kept.store.add([entry], 1.0)
-    assert log.stat().st_size == history.LARGEST_LOG
+    assert log.stat().st_size == eventstore.LARGEST_LOG
 
 
 @pytest.mark.parametrize("isRead", [False, True])
@@ -414,11 +415,11 @@ def test_smallerBound(tmp_path: Path, isRead: bool, monkeypatch: pytest.MonkeyPa
     """A file whose bound was larger gives its room back, as soon as no other process reads it; the latest are kept."""
     file = tmp_path / "history.sqlite"
     before = Store(str(file), 1e6, 8 << 20)
-    entry = history.entryOf(refused(1.0, why="x" * 2000))
+    entry = entryOf(refused(1.0, why="x" * 2000))
     before.add([entry._replace(time=float(number), name=f"file{number}") for number in range(2000)], 2000.0)
     before.close()
     assert file.stat().st_size > 4 << 20
-    monkeypatch.setattr(history, "LOCK_WAIT", 0.05)
+    monkeypatch.setattr(eventstore, "LOCK_WAIT", 0.05)
     reader = sqlite3.connect(file)
     if isRead:
         reader.execute("BEGIN")
@@ -454,7 +455,7 @@ def test_unusable(damage: bytes | None, tmp_path: Path) -> None:
     file = tmp_path / "history.sqlite"
     if damage is None:
         with sqlite3.connect(file) as database:
-            database.execute(f"PRAGMA user_version = {history.VERSION + 1}")
+            database.execute(f"PRAGMA user_version = {eventstore.VERSION + 1}")
         database.close()
     else:
         file.write_bytes(damage)
@@ -466,6 +467,31 @@ def test_unusable(damage: bytes | None, tmp_path: Path) -> None:
     assert len(kept.found()) == 1
 
 
+def test_damagedInTheMiddle(tmp_path: Path) -> None:
+    """A page that is damaged while the file is open, or that no start looks at, is met by a write: it is put aside."""
+    file, events = tmp_path / "history.sqlite", list[LogEvent]()
+    kept = Kept(file)
+    for number in range(200):
+        kept.history(refused(float(number), name=f"file{number}"))
+        kept.clock.advance(history.DELAY)
+    kept.history.close()
+    page = 4096
+    whole = bytearray(file.read_bytes())
+    assert len(whole) > 8 * page
+    # The first page has the version and the tables, and is as it was.
+    whole[page:] = b"\xa5" * (len(whole) - page)
+    file.write_bytes(whole)
+    kept = Kept(file)
+    assert kept.store.putAside is None
+    with observed(events.append):
+        kept.history(received(1000.0, name="kernel"))
+        kept.clock.advance(history.DELAY)
+    assert [(event["event"], event["aside"]) for event in events] == [("put-aside", f"{file}.unusable")]
+    assert kept.history.lost == 0
+    assert (tmp_path / "history.sqlite.unusable").read_bytes()[page:] == whole[page:]
+    assert [each["name"] for each in readFile(str(file), Query())] == ["kernel"]
+
+
 def test_removed(tmp_path: Path) -> None:
     """A file that is removed or renamed while it is written to is begun anew; until that can be done, it is told."""
     (tmp_path / "kept").mkdir()
@@ -474,7 +500,7 @@ def test_removed(tmp_path: Path) -> None:
     for name in ("one", "two", "three"):
         kept.history(refused(1.0, name=name))
         kept.clock.advance(history.DELAY)
-        assert [each["name"] for each in history.readFile(str(path), Query())] == [name]
+        assert [each["name"] for each in readFile(str(path), Query())] == [name]
         for each in path.parent.iterdir():
             each.rename(tmp_path / f"{name}-{each.name}")
     path.parent.rmdir()
@@ -487,7 +513,7 @@ def test_removed(tmp_path: Path) -> None:
     path.parent.mkdir()
     kept.history(refused(1.0, name="five"))
     assert [each["name"] for each in kept.found()] == ["five"]
-    assert [each["name"] for each in history.readFile(str(tmp_path / "one-h.sqlite"), Query())] == ["one"]
+    assert [each["name"] for each in readFile(str(tmp_path / "one-h.sqlite"), Query())] == ["one"]
     kept.history.close()
 
 

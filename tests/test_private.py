@@ -23,8 +23,8 @@ from twisted.internet.testing import MemoryReactor
 
 from castd.errors import Unavailable
 from castd.files.private import isPrivate, openOwn
+from castd.observe.eventstore import Store
 from castd.observe.file import LineFile
-from castd.observe.history import Store
 from castd.service.admin import AdminPort, controlEndpoint
 from castd.service.privileges import UnprivilegedUser
 

@@ -20,7 +20,8 @@ from castd.files import athand
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.upload_options import UploadDirectoryOptions
 from castd.files.uploads import UploadDirectory
-from castd.observe.history import Query, Store, entryOf
+from castd.observe.eventstore import Query, Store
+from castd.observe.history import entryOf
 from castd.observe.ratelimit import RateLimiter
 from castd.options import Limits
 from castd.packets.tftp import Ack, Data, Error, Oack, parse

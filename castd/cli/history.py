@@ -16,7 +16,7 @@ from castd import units
 from castd.cli.control import ask, control
 from castd.files.names import printable
 from castd.machines.known import plainAddress, validMac
-from castd.observe.history import MOST_FOUND, Found, Query, readFile
+from castd.observe.eventstore import MOST_FOUND, Found, Query, readFile
 from castd.service.histories import FILE
 
 #: Where systemd's StateDirectory=castd puts the file.

@@ -21,8 +21,8 @@ from castd.cli.control import ask, control
 from castd.cli.history import line, localTime
 from castd.cli.seconds import SecondsRange
 from castd.files.names import printable
+from castd.observe.eventstore import Found
 from castd.observe.format import showOctets, showSpan
-from castd.observe.history import Found
 from castd.observe.report import FailureReport
 from castd.observe.status import AddressStatus, DeafStatus, TransferStatus
 

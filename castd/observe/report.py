@@ -22,8 +22,8 @@ from twisted.python.failure import Failure
 from castd import __version__
 from castd.files.names import printable
 from castd.interfaces import ICastTransport, ILiveTransfer, IMappedTransfer, LiveReceiver
+from castd.observe.eventstore import Found
 from castd.observe.format import showInstant
-from castd.observe.history import Found
 from castd.observe.status import TransferStatus, asked, transferStatus, underWay
 from castd.request import hostPort
 from castd.slices import Slices

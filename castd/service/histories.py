@@ -15,7 +15,8 @@ from zope.interface import implementer
 from castd.config.config import Config, HistoryOptions
 from castd.errors import Unavailable
 from castd.files.threads import RunInThread
-from castd.observe.history import Found, History, Identify, Query, Store
+from castd.observe.eventstore import Found, Query, Store
+from castd.observe.history import History, Identify
 
 _log = Logger(namespace="castd")
 
@@ -106,9 +107,7 @@ class Histories:
         if before is not None:
             self._closing.add(before)
             before.close().addErrback(_closingFailed).addCallback(self._closed, before)
-        if history.store.putAside is not None:
-            form = "{path} could not be used as a history, and is {aside} now"
-            _log.warn(form, event="put-aside", path=history.store.path, aside=history.store.putAside)
+        history.tellPutAside()
 
     def _closed(self, _: None, history: History) -> None:
         """Keep what a history has counted, without its file."""

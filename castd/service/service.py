@@ -28,8 +28,8 @@ from castd.files.presence import Presence, lookAt
 from castd.files.threads import RunInThread, allWithin, asDeferred
 from castd.interfaces import IListeningPort, IPorts
 from castd.observe.batch import EventBatch
+from castd.observe.eventstore import Found, Query, globEscape
 from castd.observe.format import showInstant
-from castd.observe.history import Found, Query, globEscape
 from castd.observe.report import MOST_FAILURES, FailureReport, ServerFacts, failureReports, versions
 from castd.observe.sdnotify import ServiceNotifier, ServiceWatch
 from castd.observe.status import addressStatuses, countDescriptors, deafStatus, resources, serviceCounts

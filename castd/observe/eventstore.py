@@ -1,0 +1,409 @@
+"""
+Keeps what happened to each machine, in an SQLite file or in memory, and answers what is asked of it.
+
+The file outlives reloads, upgrades and restarts.  It is bounded in size and in age, and what strangers cause cannot
+displace what happened to machines that have been served: each has half of the room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypedDict, TypeVar
+from urllib.parse import quote
+
+from castd.files.private import checkBeside, openOwn
+from castd.machines.known import plainAddress, validMac
+from castd.observe.format import asMessage, showInstant
+
+_Value = TypeVar("_Value")
+
+#: The version of the tables, as SQLite's C{user_version}; a file of another version is put aside.
+VERSION = 1
+
+#: Seconds that one process waits for the other's lock, while both write: during an upgrade.
+LOCK_WAIT = 5.0
+#: Seconds between looks for what is too old.
+PRUNE_INTERVAL = 60.0
+#: The part of the entries that is removed at a time when the file is full.
+FREED = 0.1
+#: The largest size that the log beside the file (SQLite's C{-wal}) keeps, octets: SQLite's own bound for a calm one.
+LARGEST_LOG = 4 << 20
+#: How many entries are written before it is looked whether the file is full.
+WRITTEN = 64
+#: A file that is so many times as large as it may be is written anew: its bound was larger before.
+SHRUNK_FROM = 2
+
+_TABLES = f"""
+CREATE TABLE IF NOT EXISTS events (
+    id INTEGER PRIMARY KEY,
+    time REAL NOT NULL,
+    address TEXT,
+    name TEXT,
+    event TEXT NOT NULL,
+    failed INTEGER NOT NULL,
+    served INTEGER NOT NULL,
+    times INTEGER NOT NULL,
+    fields TEXT NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS by_address ON events (address, time);
+CREATE INDEX IF NOT EXISTS by_served ON events (served, time);
+PRAGMA user_version = {VERSION};
+"""
+
+#: The most entries that are found unless more are asked for.
+MOST_FOUND = 1000
+#: The most entries that are looked at to merge those that are alike.
+MOST_MERGED = 1000
+
+
+class KeptEvent(NamedTuple):
+    """
+    One event, as it is kept.
+
+    @ivar time: seconds since 1970.
+    @ivar address: the address of the machine, without port, or its MAC if it has none yet; L{None}: the event is about
+        the server.
+    @ivar name: the name of the file as the machine sent it; L{None}: it is about none.
+    @ivar event: the kind of the event, as in the log.
+    @ivar failed: a machine did not get what it wanted, or the operator did not.
+    @ivar served: the machine has acknowledged something in this event, so its address is no forgery.
+    @ivar times: how many equal events this entry stands for.
+    @ivar fields: the event without its time, as a JSON object; its message is made of it when it is read.
+    """
+
+    time: float
+    address: str | None
+    name: str | None
+    event: str
+    failed: bool
+    served: bool
+    times: int
+    fields: str
+
+
+class Found(TypedDict):
+    """An entry, as C{castd history} shows it; C{time} is as in the log, and C{message} the line of the log."""
+
+    time: str
+    address: str | None
+    name: str | None
+    event: str
+    failed: bool
+    times: int
+    message: str
+    fields: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """
+    What C{castd history} asks for.
+
+    @ivar address: of this machine only: an address in any spelling, of a link-local one with its zone or on each
+        network; or a MAC, which also finds what has failed at any address.
+    @ivar name: names that match this pattern of SQLite's GLOB (C{*.efi}).
+    @ivar since: not before this time, seconds since 1970.
+    @ivar failed: only what failed.
+    @ivar limit: at most so many, the latest.
+    @ivar merged: entries that differ in their time alone are one, the latest, with the sum of C{times}: those of one
+        machine, file, kind of event, verdict and fault, among the last L{MOST_MERGED} that are asked for.
+    """
+
+    address: str | None = None
+    name: str | None = None
+    since: float | None = None
+    failed: bool = False
+    limit: int = MOST_FOUND
+    merged: bool = False
+
+    @classmethod
+    def read(cls, question: Mapping[str, object]) -> Query:
+        """
+        Read the question of a control connection; what is not in it is not asked for.
+
+        @raise ValueError: a value is none that can be asked for.
+        """
+        return cls(
+            address=_asked(question, "address", str),
+            name=_asked(question, "name", str),
+            since=_asked(question, "since", float),
+            failed=_asked(question, "failed", bool) or False,
+            limit=_asked(question, "limit", int) or MOST_FOUND,
+            merged=_asked(question, "merged", bool) or False,
+        )
+
+
+def _asked(question: Mapping[str, object], key: str, kind: type[_Value]) -> _Value | None:
+    value = question.get(key)
+    if value is not None and not isinstance(value, kind):
+        raise ValueError(f"{key}: {value} cannot be asked for")
+    return value
+
+
+def globEscape(name: str) -> str:
+    """Return the pattern of SQLite's GLOB that matches this name and no other."""
+    return re.sub(r"[*?\[]", r"[\g<0>]", storable(name))
+
+
+def storable(name: str) -> str:
+    """Return a name that SQLite can hold: octets that are not UTF-8 are shown as C{\\xNN}."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+class Store:
+    """
+    A table of events, in a file or in memory.  Its methods wait for the disk, and only one thread may call them at a
+    time.
+
+    @ivar path: the file; L{None}: in memory.
+    @ivar putAside: the name that an unusable file has got, as it was damaged or of another version; L{None}: none was.
+    """
+
+    def __init__(self, path: str | None, age: float, size: int) -> None:
+        """
+        @param age: how long events are kept, seconds.
+        @param size: the largest size of the file (or of what is in memory), octets.
+        @raise OSError: the file cannot be opened or made.
+        """
+        self.path = path
+        self.putAside: str | None = None
+        self._age, self._size = age, size
+        self._pruned = 0.0
+        #: Device and inode of the file; L{None}: it is not open.
+        self._identity: tuple[int, int] | None = None
+        self._database = _connect(":memory:") if path is None else self._openFile(path)
+
+    def _openFile(self, path: str) -> sqlite3.Connection:
+        # SQLite would say only that it cannot open the file, and would follow a link that somebody has planted.
+        os.close(openOwn(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK))
+        checkBeside(tuple(path + ending for ending in ("-wal", "-shm", "-journal")))
+        try:
+            database = _connect(path)
+            self._identity = _identityOf(path)
+            return database
+        except sqlite3.OperationalError as error:
+            raise OSError(None, str(error)) from None
+        except sqlite3.DatabaseError:
+            self._putFileAside(path)
+            return self._openFile(path)
+
+    def _putFileAside(self, path: str) -> None:
+        self.putAside = f"{path}.unusable"
+        os.replace(path, self.putAside)
+        for beside in ("-wal", "-shm"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path + beside)
+
+    def add(self, entries: Sequence[KeptEvent], now: float) -> None:
+        """
+        Write entries, and remove what is too old or too much.
+
+        @param now: seconds since 1970.
+        @raise sqlite3.Error: the disk is full, or does not answer; none of these entries is kept.
+        @raise OSError: the file was removed, renamed or damaged, and no other can be made.
+        """
+        if self.path is not None and not self._isInPlace(self.path):
+            self._beginAnew(self.path)
+        try:
+            self._write(entries, now)
+        except sqlite3.DatabaseError as error:
+            if self.path is None or not _isDamage(error):
+                raise
+            # A page in the middle is not looked at when a file is opened: so it would be each time, for ever.
+            self._beginAnew(self.path, damaged=True)
+            self._write(entries, now)
+
+    def _write(self, entries: Sequence[KeptEvent], now: float) -> None:
+        insert = f"INSERT INTO events VALUES (NULL{', ?' * len(KeptEvent._fields)})"
+        prunes = not self._pruned <= now < self._pruned + PRUNE_INTERVAL
+        with self._database:
+            if prunes:
+                self._pruned = now
+                self._database.execute("DELETE FROM events WHERE time < ?", (now - self._age,))
+            # The room that all the entries of a burst would take at once would stay the file's.
+            for first in range(0, len(entries), WRITTEN):
+                self._database.executemany(insert, entries[first : first + WRITTEN])
+                while self._octets() > self._size and self._makeRoom():
+                    pass
+        if prunes and self._fileOctets() > SHRUNK_FROM * self._size:
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """
+        Give back the room that the entries of a larger bound have left.  SQLite writes the file anew for that; where
+        the disk has no room for it, or another process reads the file, it stays as it is until the next time.
+        """
+        with contextlib.suppress(sqlite3.OperationalError):
+            self._database.execute("VACUUM")
+            self._database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _fileOctets(self) -> int:
+        """Return the octets of the file, with those that nothing uses."""
+        return self._pragma("page_count") * self._pragma("page_size")
+
+    def _isInPlace(self, path: str) -> bool:
+        """Return whether the file that is open is the one of this name, as far as that can be found out."""
+        try:
+            return self._identity is not None and self._identity == _identityOf(path)
+        except OSError:
+            # A file that is open can be written to, also where its directory was closed to this user since.
+            return True
+
+    def _beginAnew(self, path: str, damaged: bool = False) -> None:
+        """
+        Begin another file in place of one that was removed or renamed, since what is written to that is found no more,
+        or that is damaged.
+        """
+        # First the old one: SQLite finds the log beside a file by its name.
+        self._database.close()
+        self._identity = None
+        try:
+            if damaged:
+                self._putFileAside(path)
+            self._database = self._openFile(path)
+        except BaseException:
+            # What is asked meanwhile is answered: there is nothing.
+            self._database = _connect(":memory:")
+            raise
+
+    def _octets(self) -> int:
+        """Return the octets that entries take; what has been removed is used again and does not count."""
+        return self._fileOctets() - self._pragma("freelist_count") * self._pragma("page_size")
+
+    def _pragma(self, name: str) -> int:
+        ((value,),) = self._database.execute(f"PRAGMA {name}")
+        return int(value)
+
+    def _makeRoom(self) -> bool:
+        """
+        Remove the oldest entries of the kind that has more than half: of machines that were served, or of others.
+
+        @return: whether there were any.
+        """
+        ((total, served),) = self._database.execute("SELECT count(*), coalesce(sum(served), 0) FROM events")
+        oldest = "SELECT id FROM events WHERE served = ? ORDER BY time LIMIT ?"
+        few = max(1, int(total * FREED))
+        removed = self._database.execute(f"DELETE FROM events WHERE id IN ({oldest})", (served > total - served, few))
+        return removed.rowcount > 0
+
+    def find(self, query: Query) -> list[Found]:
+        """
+        Return what was asked for, the oldest first.
+
+        @raise sqlite3.Error: the file is damaged.
+        """
+        return _find(self._database, query)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+
+def _isDamage(error: sqlite3.DatabaseError) -> bool:
+    """Return whether an error says that the file itself is damaged, and not that the disk is full or locked."""
+    # SQLite's extended codes have the code in their lowest octet.
+    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+def _identityOf(path: str) -> tuple[int, int] | None:
+    """Return device and inode of a file; L{None}: it is not there."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    """
+    Open a database and make its tables.
+
+    Two processes write to it during an upgrade: each waits for the other's lock.
+
+    @raise sqlite3.DatabaseError: it is damaged, or of another version.
+    """
+    database = sqlite3.connect(path, timeout=LOCK_WAIT, check_same_thread=False)
+    try:
+        ((version,),) = database.execute("PRAGMA user_version")
+        if version not in (0, VERSION):
+            raise sqlite3.DatabaseError(f"its version is {version}, not {VERSION}")
+        # A crash of the machine may lose the last seconds, and never damages the file.
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        # The log beside the file keeps the size of the largest burst otherwise.
+        database.execute(f"PRAGMA journal_size_limit = {LARGEST_LOG}")
+        database.executescript(_TABLES)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def readFile(path: str, query: Query) -> list[Found]:
+    """
+    Read the file of a server that need not run.
+
+    @raise sqlite3.Error: there is no such file, or it is damaged.
+    """
+    with contextlib.closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=LOCK_WAIT)) as database:
+        return _find(database, query)
+
+
+def _find(database: sqlite3.Connection, query: Query) -> list[Found]:
+    wanted, values = ["1"], list[object]()
+    if query.address is not None:
+        condition, values = _ofMachine(query.address)
+        wanted.append(condition)
+    for condition, value in (
+        ("name GLOB ?", None if query.name is None else storable(query.name)),
+        ("time >= ?", query.since),
+        ("failed = ?", query.failed or None),
+    ):
+        if value is not None:
+            wanted.append(condition)
+            values.append(value)
+    columns = ", ".join(KeptEvent._fields)
+    latest = "ORDER BY time DESC, id DESC LIMIT ?"
+    source = f"events WHERE {' AND '.join(wanted)}"
+    if query.merged:
+        # SQLite takes columns without an aggregate from the row that has the maximum.
+        columns = columns.replace("time,", "max(time),", 1).replace(" times,", " sum(times),")
+        words = "'$.outcome', '$.verdict', '$.limit', '$.fault'"
+        verdict = f"CASE WHEN json_valid(fields) THEN json_extract(fields, {words}) END"
+        source = f"(SELECT * FROM {source} {latest}) GROUP BY address, name, event, {verdict}"
+        values.append(MOST_MERGED)
+    rows = database.execute(f"SELECT {columns} FROM {source} {latest}", (*values, query.limit)).fetchall()
+    return [_found(KeptEvent(*row)) for row in reversed(rows)]
+
+
+def _ofMachine(machine: str) -> tuple[str, list[object]]:
+    """Return the condition that an event is about this machine, with the values in it."""
+    if (mac := validMac(machine)) is not None:
+        return "(address = ? OR (json_valid(fields) AND json_extract(fields, '$.mac') = ?))", [mac, mac]
+    plain, (_, percent, zone) = plainAddress(machine), machine.partition("%")
+    if plain is None or not plain.startswith("fe80:"):
+        return "address = ?", [plain or machine]
+    if percent:
+        return "address = ?", [f"{plain}%{zone}"]
+    # The same link-local address may be another machine's on another network, and is that with its zone in the log.
+    return "(address = ? OR address GLOB ?)", [plain, f"{plain}%*"]
+
+
+def _found(entry: KeptEvent) -> Found:
+    event = json.loads(entry.fields)
+    return {
+        "time": showInstant(entry.time),
+        "address": entry.address,
+        "name": entry.name,
+        "event": entry.event,
+        "failed": bool(entry.failed),
+        "times": entry.times,
+        "message": asMessage(event),
+        "fields": {key: value for key, value in event.items() if key != "log_format"},
+    }
