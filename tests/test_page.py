@@ -19,6 +19,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd.cast.blockmap import CellState
@@ -468,6 +469,25 @@ def test_onlyWhenAsked() -> None:
     web.clock.advance(report.FRESH + 1)
     web.get()
     assert web.looks == 2
+
+
+def test_whoGivesUp() -> None:
+    """Who does not wait for a report any more is forgotten; the report is gathered once all the same, or fails once."""
+    making, told = list[Deferred[str]](), list[object]()
+
+    def make() -> Deferred[str]:
+        making.append(Deferred())
+        return making[-1]
+
+    shared = report.Shared(Clock(), make, report.FRESH)
+    for result in (RuntimeError("no report"), "report"):
+        shared.get().addErrback(lambda _: None).cancel()
+        shared.get().addBoth(lambda each: told.append(each if isinstance(each, str) else each.value))
+        making[-1].callback(Failure(result) if isinstance(result, Exception) else result)
+        assert told[-1] == result
+    assert len(making) == 2
+    shared.get().addCallback(told.append)
+    assert (told[-1], len(making)) == ("report", 2)
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -68,8 +68,8 @@ class Waiters(Generic[T]):
     def _forget(self, waiting: Deferred[T]) -> None:
         self._waiting.pop(waiting, None)
 
-    def fire(self, result: T) -> None:
-        """Give the result to all who wait."""
+    def fire(self, result: T | Failure) -> None:
+        """Give the result, or the failure, to all who wait."""
         waiting, self._waiting = self._waiting, {}
         for each in waiting:
             if not each.called:

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from castd import __version__
 from castd.files.names import printable
+from castd.files.threads import Waiters
 from castd.interfaces import ICastTransport, ILiveTransfer, IMappedTransfer, LiveReceiver
 from castd.observe.eventstore import Found
 from castd.observe.format import showInstant
@@ -206,7 +207,8 @@ class Shared(Generic[T]):
         self._reactor = reactor
         self._make = make
         self._fresh = fresh
-        self._asked: list[Deferred[T]] = []
+        self._asked = Waiters[T]()
+        self._making = False
         self._last: tuple[float, T] | None = None
 
     def get(self) -> Deferred[T]:
@@ -214,22 +216,17 @@ class Shared(Generic[T]):
         if self._last is not None and self._reactor.seconds() < self._last[0] + self._fresh:
             return succeed(self._last[1])
         self._last = None
-        asked: Deferred[T] = Deferred()
-        self._asked.append(asked)
-        if len(self._asked) == 1:
-            self._make().addCallbacks(self._made, self._failed)
+        asked = self._asked.add()
+        if not self._making:
+            self._making = True
+            self._make().addBoth(self._made)
         return asked
 
-    def _made(self, value: T) -> None:
-        asked, self._asked = self._asked, []
-        self._last = self._reactor.seconds(), value
-        for each in asked:
-            each.callback(value)
-
-    def _failed(self, failure: Failure) -> None:
-        asked, self._asked = self._asked, []
-        for each in asked:
-            each.errback(failure)
+    def _made(self, result: T | Failure) -> None:
+        self._making = False
+        if not isinstance(result, Failure):
+            self._last = self._reactor.seconds(), result
+        self._asked.fire(result)
 
 
 class Reporter:
