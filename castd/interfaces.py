@@ -581,7 +581,8 @@ class Near(NamedTuple):
     """
     Names a file that was probably meant by a request that found none.
 
-    @ivar kind: in what it differs: C{case}; C{prefix}, by its leading directories; C{network}, it is for other clients.
+    @ivar kind: in what it differs: C{case}; C{prefix}, by its leading directories; C{spaces}, or quotes, around the
+        name; C{network}, it is for other clients.
     @ivar name: the name to ask for.
     @ivar source: C{file:line} of its source in the service file; C{""}: L{SourceChain<castd.files.chains.SourceChain>}
         adds it.

@@ -54,7 +54,7 @@ class Facts(NamedTuple):
     @ivar ruled: the access rules refused, by a rule or for want of one.
     @ivar source: C{file:line} of the source that C{found} lies in.
     @ivar found: the name of a file that was probably meant.
-    @ivar near: in what C{found} differs: C{case}, C{prefix}; or C{network}: it is for other clients.
+    @ivar near: in what C{found} differs: C{case}, C{prefix}, C{spaces}; or C{network}: it is for other clients.
     @ivar heard: it has sent something since its request.
     @ivar singlePort: the transfer uses the port that was asked.
     @ivar group: it was a receiver of a group.
@@ -221,6 +221,13 @@ RULES: Final = (
         _near("prefix"),
         "there is {found}",
         "ask for that name, or use strip:, under: or rewrite: of the directory",
+    ),
+    VerdictRule(
+        "spaces",
+        "the file is not found, but one of this name without the spaces or quotes around it",
+        _near("spaces"),
+        "there is {found}, and the machine asks with spaces or quotes around the name",
+        "take them out of the boot file's name in the DHCP server, or in the menu",
     ),
     VerdictRule(
         "no-place",

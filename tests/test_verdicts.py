@@ -41,7 +41,7 @@ uploads:
   - directory: {path: up, keep-free: 0}
 access:
   - {deny: any, names: ["secret/**"]}
-  - {allow: any, for: read, names: ["*.efi", "*.cfg", "dir", "locked"]}
+  - {allow: any, for: read, names: ["*.efi", "*.cfg", "*[ ']", "dir", "locked"]}
   - {allow: any, for: write}
 transports:
   tftp: {}
@@ -277,6 +277,7 @@ PROVOKED: dict[str, Provoke] = {
     "network": asked(rrq("only.cfg")),
     "case": asked(rrq("efi/grub.EFI")),
     "prefix": asked(rrq("tftpboot/a.cfg")),
+    "spaces": asked(rrq('"a.cfg ')),
     "no-place": asked(wrq("gone/there")),
     "missing": asked(rrq("none.cfg")),
     "rule": asked(rrq("secret/a.cfg")),
@@ -465,6 +466,9 @@ def test_aGroupHasNoOtherPort(events: Events) -> None:
         ("A.cfg", "a.cfg", None),
         ("only.cfg", "only.cfg", 4),
         ("x/only.cfg", "only.cfg", 4),
+        ("a.cfg ", "a.cfg", None),
+        ("'EFI/Grub.efi'", "EFI/Grub.efi", None),
+        (" none.efi ", None, None),
         ("none.efi", None, None),
         ("../a.cfg/..", None, None),
     ],

@@ -21,6 +21,8 @@ from castd.interfaces import Near
 MOST_TOPS = 32
 #: Names that are kept of the directories that were listed.
 MOST_NAMES = 100_000
+#: What stands around a name that was typed with a space at its end, or with quotes that its syntax does not know.
+_SURROUNDING = b" \t\"'"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -51,15 +53,29 @@ def seek(root: Root, asked: Parts, under: Parts, mayRead: bool, spellings: Spell
 
 def _candidates(top: int, asked: Parts, under: Parts) -> Iterator[tuple[str, Parts]]:
     """Return what may have been meant, the likeliest first: in what it differs, and its parts from the root."""
-    within = asked[: len(under)] == under and len(asked) > len(under)
-    if within:
-        yield "case", asked[len(under) :]
+    if (beneath := _beneath(under, asked)) is not None:
+        yield "case", beneath
     else:
         yield "prefix", asked
+    trimmed = _trimmed(asked)
+    if trimmed != asked and (beneath := _beneath(under, trimmed)) is not None:
+        yield "spaces", beneath
     for dropped in range(1, len(asked)):
         yield "prefix", asked[dropped:]
     for directory in _directories(top):
         yield "prefix", (directory, *asked)
+
+
+def _beneath(under: Parts, asked: Parts) -> Parts | None:
+    """Return the parts that follow the leading directory; L{None}: it does not lead there."""
+    return asked[len(under) :] if asked[: len(under)] == under and len(asked) > len(under) else None
+
+
+def _trimmed(asked: Parts) -> Parts:
+    """Return a name without what a mistake in a DHCP server's configuration leaves around it."""
+    first, *rest = asked
+    trimmed = (first.lstrip(_SURROUNDING), *rest)
+    return (*trimmed[:-1], trimmed[-1].rstrip(_SURROUNDING))
 
 
 def _directories(top: int) -> list[bytes]:
