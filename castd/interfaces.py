@@ -1255,7 +1255,7 @@ class IPortService(Interface):
     """
 
     ports: Sequence[ServicePort] = Attribute("The ports that it needs, fixed when it is made.")
-    counts: Mapping[str, int] = Attribute("Numbers for C{castd status} and the gauges of the metrics, by name.")
+    counts: Mapping[str, int] = Attribute("Numbers for C{castd status --json}, by name.")
 
     def configure(file: IServiceFile) -> None:
         """

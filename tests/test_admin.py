@@ -293,9 +293,9 @@ def test_usual(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_present() -> None:
     """
     What is in the service file has its counters, at 0, before the first event: an increase from nothing to 1 would not
-    be seen.  A service has its own counters, and no transport has these.
+    be seen.  A proxydhcp has its own counters, and neither a transport nor a service of a plugin has these.
     """
-    entries = [CountedEntry("tftp", False)]
+    entries = [CountedEntry("tftp"), CountedEntry("echo", "echo")]
     counters = Counters(lambda: entries)
     page = pageOf(counters).decode()
     for line in (
@@ -309,11 +309,12 @@ def test_present() -> None:
     assert "castd_pxe_answers_total{" not in page
     assert 'code="other"' not in page
     counters({"event": "refused", "transport": "tftp", "code": 1})
-    entries.append(CountedEntry("pxe", True))
+    entries.append(CountedEntry("pxe", "proxydhcp"))
     page = pageOf(counters).decode()
     assert 'castd_refused_total{code="1",transport="tftp"} 1.0' in page
     assert 'castd_pxe_answers_total{arch="efi-x64",kind="discover",transport="pxe"} 0.0' in page
     assert 'castd_refused_total{code="1",transport="pxe"}' not in page
+    assert 'transport="echo"' not in page
     # What is gone from the file keeps its counters.
     entries.clear()
     assert 'castd_refused_total{code="1",transport="tftp"} 1.0' in pageOf(counters).decode()

@@ -145,6 +145,22 @@ def test_cannotTell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Call
     assert {each["event"] for each in events if "log_failure" in each} == {"fault"}
 
 
+@pytest.mark.parametrize("counts", [{"rivals": "many"}, {"rivals": None}, {1: 1}, {"rivals": object()}])
+def test_countsAreNumbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counts: dict[Any, Any]) -> None:
+    """A service that counts in something other than numbers is a fault, and hides neither the status nor the page."""
+    (tmp_path / "boot").mkdir()
+    case = Case(tmp_path, Network(), START + TFTP)
+    untold: Any = Untold(lambda: counts, False)
+    monkeypatch.setattr(case.server, "portServices", ((untold, untold),))
+    events: list[Any] = []
+    with observed(events.append):
+        assert statusOf(case.server)["services"] == {"plugin": {}}
+        counters = Counters()
+        Gauges(counters, list, case.server.site, lambda: [("plugin", untold)])
+        assert "castd_alarms 0.0" in pageOf(counters).decode()
+    assert [each["event"] for each in events] == ["fault", "fault"]
+
+
 def test_deafMachines(tmp_path: Path) -> None:
     """The machines that are in no group are told, for how long, and no longer than that."""
     (tmp_path / "boot").mkdir()

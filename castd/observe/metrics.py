@@ -52,7 +52,7 @@ class EventMetric:
     @ivar labels: C{transport}, or names of L{LABELS}.
     @ivar events: by the name of an event, the amount that it adds.
     @ivar buckets: the upper bounds of a histogram; C{()}: the metric is a counter.
-    @ivar services: it counts what a service does (C{proxydhcp}), not what a transport does.
+    @ivar service: the kind of service that it counts for; C{""}: it counts for transports.
     """
 
     name: str
@@ -60,7 +60,7 @@ class EventMetric:
     labels: tuple[str, ...]
     events: Mapping[str, Amount]
     buckets: tuple[float, ...] = ()
-    services: bool = False
+    service: str = ""
 
     @property
     def kind(self) -> str:
@@ -190,28 +190,28 @@ EVENT_METRICS = (
         "DHCP packets that a proxydhcp has heard.",
         ("transport", "kind"),
         {"pxe-request": _one},
-        services=True,
+        service="proxydhcp",
     ),
     EventMetric(
         "castd_pxe_answers",
         "Machines that were told what to boot.",
         ("transport", "kind", "arch"),
         {"offered": _one, "acknowledged": _one},
-        services=True,
+        service="proxydhcp",
     ),
     EventMetric(
         "castd_pxe_silent",
         "DHCP packets that a proxydhcp has not answered.",
         ("transport", "reason"),
         {"pxe-silent": _one},
-        services=True,
+        service="proxydhcp",
     ),
     EventMetric(
         "castd_pxe_unfetched",
         "Machines that were told what to boot, and have not fetched it.",
         ("transport",),
         {"unfetched": _one},
-        services=True,
+        service="proxydhcp",
     ),
     EventMetric("castd_malformed", "Datagrams that cannot be read.", (), {"malformed": _one}),
     EventMetric("castd_faults", "Faults of castd or of a plugin; each is in the log.", (), {"fault": _one}),
@@ -305,10 +305,14 @@ _MakeAdder: TypeAlias = Callable[[Sequence[str]], Callable[[float], object]]
 
 
 class CountedEntry(NamedTuple):
-    """A transport or a service of the service file, which has metrics from the start."""
+    """
+    A transport or a service of the service file, which has metrics from the start if castd has any for its kind.
+
+    @ivar service: the kind of service that it is; C{""}: it is a transport.
+    """
 
     name: str
-    isService: bool
+    service: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -429,7 +433,7 @@ class Counters:
                 self._present.add(entry)
                 label = self.transportLabel(entry.name)
                 for metric, make in self._makers:
-                    if "transport" in metric.labels and metric.services == entry.isService:
+                    if "transport" in metric.labels and metric.service == entry.service:
                         _makePresent(metric, make, label)
                         yield None
         for each in self._gauges:
@@ -493,7 +497,7 @@ class Gauges(Collector):
     def read(self) -> Iterator[None]:
         """Return the steps that read every gauge: the transfers of one instant, and each with its receivers later."""
         held = resources(self._site)
-        present = [self._counters.transportLabel(each.name) for each in self._counters.entries() if not each.isService]
+        present = [self._counters.transportLabel(each.name) for each in self._counters.entries() if not each.service]
         transfers = collections.Counter[tuple[str, ...]](dict.fromkeys(product(present, KINDS), 0))
         receivers = collections.Counter[tuple[str, ...]]({(each,): 0 for each in present})
         for each in [each for transport in self._transports() for each in underWay(transport)]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain
-from typing import Protocol, TypedDict, TypeVar
+from typing import Any, Protocol, TypedDict, TypeVar
 
 from castd.interfaces import ICastTransport, ILiveTransfer, IPortService, ISite, LiveReceiver
 from castd.net.faults import askPlugin
@@ -96,8 +96,16 @@ def underWay(transport: ICastTransport) -> list[object]:
 
 
 def serviceCounts(service: IPortService) -> dict[str, int]:
-    """Return the numbers of a service."""
-    return asked(lambda: dict(service.counts), {})
+    """Return the numbers of a service; one that is no number would fail for all of them where it is written."""
+
+    def read() -> dict[str, int]:
+        counts: dict[Any, Any] = dict(service.counts)
+        for name, number in counts.items():
+            if not (isinstance(name, str) and isinstance(number, int | float)):
+                raise TypeError(f"counts: {name!r}: {number!r}")
+        return counts
+
+    return asked(read, {})
 
 
 def deafStatus(site: ISite) -> list[DeafStatus]:

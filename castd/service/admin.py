@@ -228,8 +228,8 @@ class AdminPorts:
         """Return the transports and services of the service file that is in force."""
         from castd.observe.metrics import CountedEntry
 
-        services = {entry.name for entry, _ in self._server.portServices}
-        return [CountedEntry(each.name, each.name in services) for each in self._server.config.transports]
+        services = {entry.name: entry.kind for entry, _ in self._server.portServices}
+        return [CountedEntry(each.name, services.get(each.name, "")) for each in self._server.config.transports]
 
     def _pageRefusal(self, host: str) -> tuple[int, str] | None:
         """
