@@ -280,6 +280,28 @@ def test_groups(tmp_path: Path) -> None:
     assert len({value for _, value in page.BARS.items()}) == len(CellState)
 
 
+@pytest.mark.parametrize("faulty", ["group", "liveReceivers", "mapMembers"])
+@pytest.mark.parametrize("kind", [ZeroDivisionError, SystemExit])
+def test_aGroupThatCannotTell(faulty: str, kind: type[BaseException]) -> None:
+    """What fails to tell of a group, as the cast of a plugin may, hides nothing of all others."""
+
+    def fail(*_: object) -> Any:
+        raise kind
+
+    def failLater(transfer: GroupTransfer, *_: object) -> Iterator[MemberMap]:
+        yield MemberMap(transfer._peers[0], 600, "#")
+        raise kind
+
+    bug: Any = {"group": property(fail), "liveReceivers": fail, "mapMembers": failLater}[faulty]
+    unable: Any = type("Unable", (GroupTransfer,), {faulty: bug})(3)
+    events: list[Any] = []
+    with observed(events.append):
+        told = json.loads(Web([unable, GroupTransfer(2)]).get("/status.json").body)
+    assert told["count"] == 2
+    assert [len(each["members"]) for each in told["groups"]] == ([1, 2] if faulty == "mapMembers" else [2])
+    assert {each["event"] for each in events} == {"fault"}
+
+
 def test_failures() -> None:
     """What failed last comes first, with its verdict where there is one."""
     why = "nothing but its request was heard: a firewall? set single-port"

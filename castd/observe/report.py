@@ -11,6 +11,7 @@ import platform
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, Protocol, TypedDict, TypeVar
 
 import twisted
@@ -22,7 +23,7 @@ from twisted.python.failure import Failure
 from castd import __version__
 from castd.files.names import printable
 from castd.files.threads import Waiters
-from castd.interfaces import ICastTransport, ILiveTransfer, IMappedTransfer, LiveReceiver
+from castd.interfaces import ICastTransport, ILiveTransfer, IMappedTransfer, LiveReceiver, MemberMap
 from castd.observe.eventstore import Found
 from castd.observe.format import showInstant
 from castd.observe.status import TransferStatus, asked, transferStatus, underWay
@@ -285,20 +286,21 @@ class Reporter:
         for address in list(self._sources.addresses()):
             for transfer in underWay(address.transport):
                 self._count(report, address.address, transfer, now)
-                if IMappedTransfer.providedBy(transfer) and transfer.group is not None:
+                if IMappedTransfer.providedBy(transfer) and asked(partial(_isGroup, transfer), False):
                     groups.append(transfer)
                 yield None
         report["moreGroups"] = max(0, len(groups) - MOST_GROUPS)
         maps = MOST_MAPS
         for group in groups[:MOST_GROUPS]:
-            described: GroupReport = _groupReport(group)
+            described = asked(partial(_groupReport, group), None)
+            if described is None:
+                continue
             report["groups"].append(described)
-            for drawn in group.mapMembers(MAP_WIDTH, min(MOST_MEMBERS, maps)):
-                if drawn is not None:
-                    maps -= 1
-                    peer = hostPort(drawn.peer)
-                    described["members"].append({"peer": peer, "lacking": drawn.lacking, "cells": drawn.cells})
+            # A plugin's cast may be what tells them, and fail for any member.
+            drawing = asked(partial(_drawing, group, min(MOST_MEMBERS, maps)), iter(list[MemberMap | None]()))
+            while asked(partial(_addMember, described, drawing), False):
                 yield None
+            maps -= len(described["members"])
             described["more"] = max(0, described["more"] - len(described["members"]))
 
     def _count(self, report: ServerReport, address: str, transfer: object, now: float) -> None:
@@ -326,6 +328,24 @@ def _keyOf(transfer: ILiveTransfer, receivers: Sequence[LiveReceiver]) -> Hashab
     """Return what tells a transfer from all others: a group, or the one receiver; and when it began."""
     first = next(iter(receivers), None) if transfer.group is None else None
     return transfer.name, transfer.group, transfer.opened, first and first.peer
+
+
+def _isGroup(transfer: IMappedTransfer) -> bool:
+    return transfer.group is not None
+
+
+def _drawing(group: IMappedTransfer, most: int) -> Iterator[MemberMap | None]:
+    return iter(group.mapMembers(MAP_WIDTH, most))
+
+
+def _addMember(described: GroupReport, drawing: Iterator[MemberMap | None]) -> bool:
+    """Add the map of the next member, if it is drawn already.  -> whether there may be more."""
+    for drawn in drawing:
+        if drawn is not None:
+            member: MemberReport = {"peer": hostPort(drawn.peer), "lacking": drawn.lacking, "cells": drawn.cells}
+            described["members"].append(member)
+        return True
+    return False
 
 
 def _groupReport(group: IMappedTransfer) -> GroupReport:
