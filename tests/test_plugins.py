@@ -5,8 +5,9 @@ a service file, and heard by several receivers at once.
 
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 from unittest.mock import patch
 
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import capturedLogs, formatEvent
+from zope.interface import implementer
 from zope.interface.verify import verifyClass, verifyObject
 
 from castd import plugins
@@ -25,10 +27,23 @@ from castd.client.report import Report, TransferError
 from castd.client.urls import UrlError, parseUrl
 from castd.config import yaml
 from castd.config.config import build
-from castd.config.plugin import Collected, collect
-from castd.errors import ConfigError, WireError
+from castd.config.plugin import Collected, ContentSourceMaker, ServiceMaker, TransportMaker, collect
+from castd.errors import ConfigError, Refused, WireError
 from castd.group_pool import GroupPool, OpenContext
-from castd.interfaces import ICastTransport, IDialect, IGroupTransferHalf, IPaced, ITransportMaker, IWire
+from castd.interfaces import (
+    ICastTransport,
+    IContent,
+    IDialect,
+    IGroupTransferHalf,
+    IListeningPort,
+    IPaced,
+    IPortService,
+    IServiceFile,
+    ITransportMaker,
+    IWire,
+    ServicePort,
+)
+from castd.options import ListenOptions
 from castd.request import Local, Peer, Request
 from castd.server.listener import Listener
 from castd.service.service import Server, compose, kinds
@@ -292,6 +307,86 @@ def test_complaint(collected: Collected, tmp_path: Path) -> None:
         made(tmp_path, collected, Network(), SERVICE.replace("0.15", "9"))
     (fault,) = raised.value.faults
     assert fault.startswith("x.yaml:5: transports.fountain.redundancy: 9 ")
+
+
+class OldDialect:
+    """A dialect of an older castd: its listeners told no local address, and knew no C{ownPort}."""
+
+    name = "old"
+
+    def __init__(self, options: ListenOptions) -> None: ...
+    def request(self, datagram: bytes, peer: Peer) -> None: ...
+    def key(self, request: Request, content: IContent) -> None: ...
+    def fits(self, request: Request, wire: IWire) -> None: ...
+    def sameMachine(self, request: Request, other: Request) -> None: ...
+    def open(self, request: Request, content: IContent, context: OpenContext) -> None: ...
+    def uploadReceiver(self, request: Request) -> None: ...
+    def refuse(self, request: Request | None, error: Refused) -> None: ...
+
+
+@implementer(IPortService)
+class OldService:
+    """A service of an older castd, which cannot tell its counts before it is used."""
+
+    ports = ()
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        return {"answered": self.absent}  # type: ignore[attr-defined]
+
+    def configure(self, file: IServiceFile) -> None: ...
+    def opened(self, at: ServicePort, port: IListeningPort) -> None: ...
+    def closed(self, at: ServicePort) -> None: ...
+    def datagramFrom(self, at: ServicePort, datagram: bytes, peer: Peer, local: Local) -> None: ...
+    def inherit(self, other: object) -> None: ...
+    def drain(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+DIRECTORY = "castd: 1\ncontent: [{directory: {path: boot}}]\ntransports: {old: {port: 7}}\n"
+TRANSPORT, SOURCE = "x.yaml:3: transports.old: ", "x.yaml:2: content[0].old: "
+
+
+@pytest.mark.parametrize(
+    ("promised", "fault"),
+    [
+        (
+            {"Dialect": OldDialect},
+            (
+                f"{TRANSPORT}tests.test_plugins.OldDialect is no IDialect of this castd: it has no ownPort; "
+                "request(datagram, peer, local): implementation doesn't allow enough arguments"
+            ),
+        ),
+        (
+            {"makeService": lambda *_: OldService()},
+            f"{TRANSPORT}tests.test_plugins.OldService is no IPortService of this castd: it has no warnings",
+        ),
+        (
+            {"makeService": lambda *_: None},
+            f"{TRANSPORT}builtins.NoneType is no ICastTransport of this castd: it has no ",
+        ),
+        (
+            {"makeSource": lambda *_: Local("10.0.0.1", 69)},
+            f"{SOURCE}castd.request.Local is no IContentSource of this castd: it has no lookup",
+        ),
+    ],
+)
+def test_ofAnotherCastd(promised: dict[str, Any], fault: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What was written for another castd is a fault of the service file: each datagram would be one otherwise."""
+    outside = ModuleType("outside_old")
+    outside.__dict__.update({"Options": ListenOptions, **promised})
+    monkeypatch.setitem(sys.modules, "outside_old", outside)
+    collected, text = collect(), DIRECTORY
+    if "makeSource" in promised:
+        collected.sources["old"] = ContentSourceMaker("old", "outside_old", "from elsewhere")
+        text = "castd: 1\ncontent: [{old: {port: 7}}]\ntransports: {tftp: {}}\n"
+    else:
+        kind = TransportMaker if "Dialect" in promised else ServiceMaker
+        collected.transports["old"] = kind("old", "outside_old", "from elsewhere")
+    with pytest.raises(ConfigError) as raised:
+        made(tmp_path, collected, Network(), text)
+    assert len(raised.value.faults) == 1
+    assert raised.value.faults[0].startswith(fault)
 
 
 @given(st.binary(max_size=40))

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from zope.interface import Interface, implementer
-from zope.interface.exceptions import Invalid
+from zope.interface.exceptions import BrokenImplementation, BrokenMethodImplementation, Invalid
 from zope.interface.verify import verifyObject
 
 from castd import plugins
@@ -31,6 +31,7 @@ from castd.interfaces import (
     ICastTransport,
     IContentSource,
     IContentSourceMaker,
+    IDialect,
     IPortService,
     ISite,
     ITransportMaker,
@@ -85,8 +86,14 @@ class TransportMaker(_Announcement):
     __slots__ = ()
 
     def makeTransport(self, name: str, options: Any, site: ISite) -> ICastTransport:
-        """Make a listener that speaks this dialect."""
-        return Listener(site, name, options, self._load("Dialect")(options))
+        """
+        Make a listener that speaks this dialect.
+
+        @raise ConfigError: it lacks what every dialect has.
+        """
+        dialect = self._load("Dialect")(options)
+        requireProvided(dialect, IDialect)
+        return Listener(site, name, options, dialect)
 
 
 @implementer(ITransportMaker)
@@ -221,6 +228,32 @@ def _verify(found: object, interface: type[Interface]) -> None:
     name = getattr(found, "name", None)
     if not (isinstance(name, str) and name):
         raise Invalid("a maker needs a name")
+
+
+def requireProvided(made: object, interface: type[Interface]) -> None:
+    """
+    Check what a plugin has made: one that was written for another castd would fail with each datagram.
+
+    Whether it is marked by C{@implementer} is not looked at, nor is what a property does that fails by now.
+
+    @raise ConfigError: it lacks attributes of the interface, or its methods take other arguments.
+    """
+    try:
+        verifyObject(interface, made, tentative=True)
+    except Invalid as error:
+        missing, wrong = list[str](), list[str]()
+        for each in getattr(error, "exceptions", (error,)):
+            if isinstance(each, BrokenMethodImplementation):
+                wrong.append(f"{each.method.getName()}{each.method.getSignatureString()}: {each.mess}")
+            elif isinstance(each, BrokenImplementation):
+                missing.append(getattr(each.name, "__name__", each.name))
+        missing = [name for name in missing if not isinstance(getattr(type(made), name, None), property)]
+        wrong = [f"it has no {', '.join(missing)}"][: len(missing)] + wrong
+        if wrong:
+            name = f"{type(made).__module__}.{type(made).__qualname__}"
+            raise ConfigError(f"{name} is no {interface.__name__} of this castd: {'; '.join(wrong)}") from None
+    except Exception:
+        return
 
 
 def _showException(error: BaseException) -> str:

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from zope.interface import implementer
 
 from castd.config.config import Config, Entry, Kinds, load
-from castd.config.plugin import Collected
+from castd.config.plugin import Collected, requireProvided
 from castd.errors import ConfigError, Unavailable
 from castd.files.access import Rule, Rules
 from castd.files.chains import SourceChain
@@ -28,6 +28,7 @@ from castd.interfaces import (
     ConfiguredTransport,
     ICastTransport,
     IContentSource,
+    IMachineSource,
     IPortService,
     IServiceFile,
     ServicePort,
@@ -213,7 +214,12 @@ def build(
 
     def source(entry: Entry) -> IContentSource:
         kept = own.get(entry.options) if isinstance(entry.options, DirectoryOptions | TemplateOptions) else None
-        return kept or collected.sources[entry.kind].makeSource(entry.options, site)
+        if kept is not None:
+            return kept
+        made = collected.sources[entry.kind].makeSource(entry.options, site)
+        # One for machines is never asked by lookup.
+        requireProvided(made, IMachineSource if IMachineSource.providedBy(made) else IContentSource)
+        return made
 
     def sink(entry: Entry) -> ConfiguredSink:
         kept = current.get(entry.options)
@@ -222,11 +228,13 @@ def build(
     def transport(entry: Entry) -> None:
         made = collected.transports[entry.kind].makeTransport(entry.name, entry.options, site)
         if IPortService.providedBy(made):
+            requireProvided(made, IPortService)
             components.services += ((entry, made),)
             for at in made.ports:
                 listener = ServiceListener(entry.name, made, at)
                 _addTransport(components.addresses, listener, entry, partial(_listeningAddress, site, at))
         else:
+            requireProvided(made, ICastTransport)
             _addTransport(components.addresses, made, entry, partial(ListeningAddress, site))
 
     config = file.config
