@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import chain
-from typing import Any, Protocol, TypedDict, TypeVar
+from typing import Protocol, TypedDict, TypeVar
 
 from castd.interfaces import ICastTransport, ILiveTransfer, IPortService, ISite, LiveReceiver
 from castd.net.faults import askPlugin
@@ -99,10 +99,11 @@ def serviceCounts(service: IPortService) -> dict[str, int]:
     """Return the numbers of a service; one that is no number would fail for all of them where it is written."""
 
     def read() -> dict[str, int]:
-        counts: dict[Any, Any] = dict(service.counts)
-        for name, number in counts.items():
-            if not (isinstance(name, str) and isinstance(number, int | float)):
-                raise TypeError(f"counts: {name!r}: {number!r}")
+        counts = dict(service.counts)
+        for each in counts.items():
+            name, number = map(type, each)
+            if name is not str or number not in (int, float, bool):
+                raise TypeError(f"counts: {each!r}")
         return counts
 
     return asked(read, {})
