@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import capturedLogs, formatEvent
-from zope.interface import implementer
 from zope.interface.verify import verifyClass, verifyObject
 
 from castd import plugins
@@ -37,7 +36,6 @@ from castd.interfaces import (
     IGroupTransferHalf,
     IListeningPort,
     IPaced,
-    IPortService,
     IServiceFile,
     ITransportMaker,
     IWire,
@@ -324,7 +322,6 @@ class OldDialect:
     def refuse(self, request: Request | None, error: Refused) -> None: ...
 
 
-@implementer(IPortService)
 class OldService:
     """A service of an older castd, which cannot tell its counts before it is used."""
 
@@ -341,6 +338,13 @@ class OldService:
     def inherit(self, other: object) -> None: ...
     def drain(self) -> None: ...
     def stop(self) -> None: ...
+
+
+class UnmarkedService(OldService):
+    """A service that is complete, and does not say that it is one."""
+
+    def warnings(self) -> tuple[()]:
+        return ()
 
 
 DIRECTORY = "castd: 1\ncontent: [{directory: {path: boot}}]\ntransports: {old: {port: 7}}\n"
@@ -363,7 +367,11 @@ TRANSPORT, SOURCE = "x.yaml:3: transports.old: ", "x.yaml:2: content[0].old: "
         ),
         (
             {"makeService": lambda *_: None},
-            f"{TRANSPORT}builtins.NoneType is no ICastTransport of this castd: it has no ",
+            f"{TRANSPORT}builtins.NoneType is no IPortService of this castd: it has no ",
+        ),
+        (
+            {"makeService": lambda *_: UnmarkedService()},
+            f"{TRANSPORT}what outside_old.makeService makes is not marked by @implementer(IPortService)",
         ),
         (
             {"makeSource": lambda *_: Local("10.0.0.1", 69)},

@@ -106,8 +106,15 @@ class ServiceMaker(_Announcement):
     __slots__ = ()
 
     def makeTransport(self, name: str, options: BaseModel, site: ISite) -> IPortService:
-        """Make the service, by the module's C{makeService}."""
+        """
+        Make the service, by the module's C{makeService}.
+
+        @raise ConfigError: it lacks what every service has, or is not marked as one: then it is taken for a transport.
+        """
         service: IPortService = self._load("makeService")(name, options, site)
+        requireProvided(service, IPortService)
+        if not IPortService.providedBy(service):
+            raise ConfigError(f"what {self.module}.makeService makes is not marked by @implementer(IPortService)")
         return service
 
 
