@@ -37,7 +37,7 @@ from tests.support.faults import Breaker, Plugin, everyMethod
 from tests.support.log import observed
 from tests.support.quick import slowBut
 from tests.support.server import START, TFTP, Case, Client
-from tests.support.stage import TftpStage
+from tests.support.stage import GroupStage, TftpStage
 
 SERVER, DEAF, UNLUCKY = "10.0.0.1", "10.0.0.99", "10.0.0.98"
 DATA = pattern(20_000)
@@ -318,6 +318,30 @@ def test_aContestedUploadRaises(kind: type[BaseException], faulty: str, monkeypa
     assert upload.aborts == 1
     stage.events.clear()
     stage.over()
+
+
+@pytest.mark.parametrize("group", [False, True])
+@pytest.mark.parametrize(("attribute", "wrong"), [("blocksize", None), ("blocksize", "1428"), ("count", "2")])
+def test_whatTheEndIsToSay(group: bool, attribute: str, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wire whose attribute has a wrong type fails again in what its end is to say; its cast ends all the same."""
+    stage = (GroupStage if group else TftpStage)({"f": pattern(2000), "g": b"all"})
+    module: Any = multicast if group else tftp
+    opened = module.Dialect.open
+
+    def wronged(dialect: Any, request: Request, content: Any, context: Any) -> Any:
+        wire = opened(dialect, request, content, context)
+        if request.name == "f":
+            setattr(wire, attribute, wrong)
+        return wire
+
+    monkeypatch.setattr(module.Dialect, "open", wronged)
+    with observed(stage.events.append):
+        for port in range(2000, 2003):
+            stage.client(port).send(rrq("f", **({"multicast": ""} if group else {"blksize": 512})), stage.server)
+            stage.network.advance(0.5)
+        stage.network.advance(200)
+    assert stage.told("fault")
+    assert (stage.site.admission.receivers.total(), list(stage.listener.casts())) == (0, [])
 
 
 @pytest.mark.parametrize("kind", KINDS)

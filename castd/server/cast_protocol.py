@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,7 @@ from castd.interfaces import (
     LiveReceiver,
     MemberMap,
 )
+from castd.net.faults import askPlugin
 from castd.pacing import Pacer, RateLimit
 from castd.request import Peer, Request
 from castd.server import eventlog
@@ -778,7 +780,9 @@ class CastProtocol(FastPath):
         if ending.heard or outcome != outcomes.SILENT:
             for datagram, address in self._farewell(request, outcome):
                 self._queue.put(self, datagram, address)
-        eventlog.receiverLeft(self, receiver, ending, now)
+        # Whatever of it a plugin cannot tell, the receiver has left.
+        told = partial(eventlog.receiverLeft, self, receiver, ending, now)
+        askPlugin(told, None, f"{self.name}: the end of a transfer cannot be told")
         self.listener.receiverLeft(self, request, outcome)
 
     def _farewell(self, request: Request, outcome: str) -> list[tuple[bytes, Peer]]:
@@ -852,7 +856,8 @@ class CastProtocol(FastPath):
             return
         self.ended = True
         if self.group is not None:
-            eventlog.groupClosed(self, self._statistics())
+            told = partial(eventlog.groupClosed, self, self._statistics())
+            askPlugin(told, None, f"{self.name}: the end of a group cannot be told")
         self._dropFastPath()
         self._chunk = None
         for awaited in self._awaited:
