@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +30,7 @@ from castd.errors import ConfigError
 from castd.observe import journal
 from castd.service import bootstrap
 from castd.service.logs import jsonLog
-from tests.support.jobs import ROOT, free, running, until
+from tests.support.jobs import ROOT, eventually, free, running, until
 from tests.support.needs import lack, run
 
 GOOD = "castd: 1\ncontent: [{directory: {path: boot}}]\naccess: [{allow: any}]\n"
@@ -951,3 +952,34 @@ def test_noNumber(command: str) -> None:
     said = castd(*command.split(), "nan")
     assert said.exit_code == 2
     assert "'nan' is not a number of seconds" in said.output
+
+
+@pytest.mark.loopback
+def test_closedStreams(folder: Path) -> None:
+    """
+    A server whose standard streams were closed by whoever starts it serves, and ends well; no socket or file of its own
+    has their descriptors.
+    """
+    (port,) = free(socket.SOCK_DGRAM)
+    log, file = folder / "closed.log", folder / "closed.yaml"
+    file.write_text(
+        "castd: 1\ncontent: [{directory: {path: .}}]\nlogging: {file: closed.log}\n"
+        f"transports: {{tftp: {{port: {port}, interface: 127.0.0.1}}}}\n"
+    )
+    command = ["/bin/sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-', sys.executable, "-m", "castd", "serve", str(file)]
+    with subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+        try:
+            said = partial(_serves, log, process)
+            assert eventually(said, "a start or an end", 30) == "serves"
+            streams = [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in range(3)]
+            assert streams == [os.devnull] * 3
+        finally:
+            process.terminate()
+            assert process.wait(40) == 0
+
+
+def _serves(log: Path, process: subprocess.Popen[bytes]) -> str:
+    """Return whether a server has begun to serve or has ended; C{""}: neither yet."""
+    if process.poll() is not None:
+        return f"ended with {process.returncode}"
+    return "serves" if log.exists() and "serves by" in log.read_text() else ""

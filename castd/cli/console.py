@@ -1,8 +1,13 @@
 """
-Prints tables in which text is never markup, and which are wrapped on a terminal only.
+Prints tables in which text is never markup, and which are wrapped on a terminal only; opens standard streams that
+whoever started castd has closed.
 """
 
 from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
 
 from rich.console import Console
 from rich.table import Table
@@ -11,6 +16,25 @@ from castd.files.names import printable
 
 #: Columns of a line that no terminal shows: so wide that no table is folded for a program that reads it.
 _UNFOLDED = 1 << 16
+#: The standard streams in the order of their descriptors, with the mode in which each is opened.
+_STREAMS = (("stdin", "r"), ("stdout", "w"), ("stderr", "w"))
+
+
+def openClosedStreams() -> None:
+    """
+    Open C{/dev/null} for each standard stream that is closed.
+
+    Python has L{None} in its place.  Its descriptor would go to the next socket or file, which then gets what libraries
+    and the interpreter write to standard error.
+    """
+    for fd, (name, mode) in enumerate(_STREAMS):
+        if getattr(sys, name) is not None:
+            continue
+        with suppress(OSError):  # without /dev/null, as in a chroot, the stream stays closed
+            opened = os.open(os.devnull, os.O_RDWR)
+            # The lowest one that is free, so the stream's own.  Processes that castd starts get it as well.
+            os.set_inheritable(opened, opened == fd)
+            setattr(sys, name, os.fdopen(opened, mode))
 
 
 def makeConsole(stderr: bool = False) -> Console:

@@ -27,7 +27,7 @@ from castd.cli.check import (
     summary,
     templateWarnings,
 )
-from castd.cli.console import addRow, makeConsole, makeTable
+from castd.cli.console import addRow, makeConsole, makeTable, openClosedStreams
 from castd.cli.control import reload, upgrade
 from castd.cli.dhcp import dhcp43
 from castd.cli.doctor import doctor
@@ -62,6 +62,7 @@ _FILE = click.Path(path_type=Path, readable=False)
 @click.version_option(__version__, prog_name="castd", message=f"%(prog)s, version %(version)s ({native.describe()})")
 def main() -> None:
     """Deliver boot files over datagrams, to one machine or a whole hall."""
+    openClosedStreams()
 
 
 def complain(lines: Iterable[str]) -> None:
