@@ -474,6 +474,14 @@ RULES: Final = (
         "add one with its arch:; castd pxe shows what each rule says of it",
     ),
     VerdictRule(
+        "boot-network",
+        "proxydhcp does not tell it what to boot: it, or the relay that passed its request on, is in another network",
+        lambda facts: facts.kind == "unanswered" and facts.reason == "network",
+        "{why}",
+        "add that network to clients: of proxydhcp, which without it are the networks of its interface",
+        told=False,
+    ),
+    VerdictRule(
         "boot-untold",
         "proxydhcp does not tell it what to boot for another reason",
         lambda facts: facts.kind == "unanswered",

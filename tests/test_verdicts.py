@@ -311,6 +311,7 @@ PROVOKED: dict[str, Provoke] = {
     "boot-missing": booting(discover(), {"boot": "gone"}),
     "boot-denied": booting(discover(), {"boot": "boot.ipxe"}, more={"access": [{"deny": "any"}]}),
     "boot-rule": booting(discover(arch=0), {"arch": "efi-x64", "boot": "boot.ipxe"}),
+    "boot-network": booting(vector("Q-03"), {"boot": "boot.ipxe"}, own={"relays": True}),
     "boot-untold": booting(vector("S-16"), {"boot": "boot.ipxe"}),
     "boot-rival": booting(discover(), {"boot": "boot.ipxe"}, offers=("P-69", "P-52")),
     "boot-overruled": booting(discover(), {"boot": "boot.ipxe"}, offers=("P-69",)),

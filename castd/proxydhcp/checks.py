@@ -136,9 +136,13 @@ class Checker:
 
     def warnings(self) -> Iterator[str]:
         """Return what is allowed, but is probably a mistake."""
+        if self._options.relays and self._options.clients is None:
+            # A relay says its address in the network of the machine, and that is another one.
+            yield "relays: no relay of another network is answered: clients: must name the networks behind relays"
         for place, inForce in enumerate(self.rules):
             yield from self._unreached(place, inForce)
             yield from self._partNetworks(place, inForce.rule)
+            yield from self._otherNetworks(place, inForce.rule)
             for key, template in _templates(place, inForce.rule):
                 yield from self._ofFile(key, template, inForce.rule)
             for key, text in _menuTexts(place, inForce.rule):
@@ -159,6 +163,14 @@ class Checker:
                 if isinstance(other, IPv4Network) and other != network and other.subnet_of(network):
                     text = f"{other} is a part of {network}: a machine has no address yet when it asks at port 67"
                     yield f"rules[{place}].networks: {text}"
+
+    def _otherNetworks(self, place: int, rule: BootRule) -> Iterator[str]:
+        answered = self._allowed()
+        for network in rule.networks if answered else ():
+            if isinstance(network, IPv4Network) and not any(
+                network.overlaps(each) for each in answered if isinstance(each, IPv4Network)
+            ):
+                yield f"rules[{place}].networks: nobody in {network} is answered, as it is not in clients:"
 
     def _ofFile(self, key: str, template: str, rule: BootRule) -> Iterator[str]:
         if "{" in template:

@@ -187,35 +187,43 @@ def read(packet: DhcpPacket, atBootPort: bool, peer: Peer, local: Local, reach: 
     if item is not None and int.from_bytes(item[2:], "big") & pxe.CREDENTIALS:
         return Silence(RULE)
     placed = _place(packet, atBootPort, peer, local, reach)
-    if placed is None:
-        return Silence(NETWORK)
+    if isinstance(placed, Silence):
+        return placed
     address, networks = placed
     return BootRequest(packet, kind, machine, peer, address, networks, item)
 
 
 def _place(
     packet: DhcpPacket, atBootPort: bool, peer: Peer, local: Local, reach: Reach
-) -> tuple[IPv4Address | None, tuple[AnyNetwork, ...]] | None:
+) -> tuple[IPv4Address | None, tuple[AnyNetwork, ...]] | Silence:
     """
     Find out where a machine is.
 
-    @return: its address or its relay's, and the networks that it may be in; L{None}: it is not to be answered.
+    @return: its address or its relay's, and the networks that it may be in; or why it is not to be answered.  Who has
+        sent a request to this very server, as a relay does and port 4011 is asked, expects an answer: that is told.
     """
     allowed = reach.allowed(local)
     if packet.giaddr != _NOBODY:
-        if not reach.relays or not _inside(packet.giaddr, local, reach):
-            return None
+        if not reach.relays or packet.giaddr == reach.own:
+            return Silence(NETWORK)
+        if not _inside(packet.giaddr, local, reach):
+            return Silence(NETWORK, f"its relay, {packet.giaddr}, is in none of the networks that are answered")
         if not atBootPort:
             return packet.giaddr, _holding(packet.giaddr, allowed)
     source = IPv4Address(peer[0])
     inside = _inside(source, local, reach)
     if atBootPort:
-        return (source, (IPv4Network(source),)) if inside and peer[1] not in _SERVERS else None
+        if peer[1] in _SERVERS or source == reach.own:
+            return Silence(NETWORK)
+        if not inside:
+            return Silence(NETWORK, f"its address, {source}, is in none of the networks that are answered")
+        return source, (IPv4Network(source),)
     # castd doctor asks from this machine itself: its DISCOVER is answered to all, like any other.
     if not inside and source not in (_NOBODY, reach.own):
-        return None
+        return Silence(NETWORK)
     link = reach.link(local)
-    return (None, link) if any(each.overlaps(other) for each in link for other in _fourOf(allowed)) else None
+    near = any(each.overlaps(other) for each in link for other in _fourOf(allowed))
+    return (None, link) if near else Silence(NETWORK)
 
 
 def _fourOf(networks: tuple[AnyNetwork, ...]) -> tuple[IPv4Network, ...]:

@@ -158,6 +158,26 @@ def test_PX08_noRelay(tmp_path: Path, own: dict[str, Any]) -> None:
         assert stage.hear(vector("Q-03"), RELAY, ALL) == []
 
 
+def test_PX08_relayToldOf(tmp_path: Path) -> None:
+    """PX-08: a relay outside of clients, which are the interface's networks by default, is told of once a minute."""
+    with ProxyStage(tmp_path, IPXE, own={"relays": True}) as stage:
+        assert stage.replay("Q-03") == stage.replay("Q-03") == []
+        (line,) = stage.told("unanswered")
+        assert (line["verdict"], line["machine"]) == ("boot-network", "52:54:00:66:00:10")
+        assert line["told"] == "its relay, 10.67.0.1, is in none of the networks that are answered"
+        stage.network.advance(61)
+        assert stage.replay("Q-03") == []
+        assert len(stage.told("unanswered")) == 2
+
+
+def test_PX08_notMeant(tmp_path: Path) -> None:
+    """PX-08: where relays are not answered at all, and for a relay that cannot be one, there is no line."""
+    for own, giaddr in (({}, "10.67.0.1"), ({"relays": True, "clients": ["10.66.0.0/24"]}, SERVER)):
+        with ProxyStage(tmp_path, X64, own=own) as stage:
+            stage.hear(discover(giaddr=giaddr), RELAY, ALL)
+            assert (stage.told("unanswered"), len(stage.told("pxe-silent"))) == ([], 1)
+
+
 def test_PX09_menu(tmp_path: Path) -> None:
     """PX-09: a menu names this server alone."""
     with ProxyStage(tmp_path, MENU) as stage:
@@ -433,6 +453,8 @@ def test_PX29_outside(tmp_path: Path) -> None:
     with ProxyStage(tmp_path, X64) as stage:
         assert stage.hear(vector("P-13"), ("10.99.0.5", 4011), BOOT) == []
         assert {each["reason"] for each in stage.told("pxe-silent")} == {"network"}
+        (line,) = stage.told("unanswered")
+        assert line["told"] == "its address, 10.99.0.5, is in none of the networks that are answered"
     with ProxyStage(tmp_path, X64, own={"clients": "10.99.0.0/24"}) as stage:
         assert only(stage.hear(vector("P-13"), ("10.99.0.5", 4011), BOOT)).to == ("10.99.0.5", 4011)
         assert stage.replay("P-13") == []
@@ -749,6 +771,7 @@ def test_PX46_loop(tmp_path: Path, rules: list[dict[str, Any]], loops: int) -> N
             "rules[1]: never reached while snponly.efi is there: rule 1 matches before",
         ),
         ([X64 | {"networks": "10.66.0.0/25"}], "rules[0].networks: 10.66.0.0/25 is a part of 10.66.0.0/24"),
+        ([X64 | {"networks": ["10.66.0.0/24", "10.67.0.0/24"]}], "nobody in 10.67.0.0/24 is answered"),
         ([MENU | {"menu": {"items": [{"text": "x" * 71, "boot": "boot.ipxe"}, {"text": "y"}]}}], "EDK II shows 70"),
     ],
 )
@@ -765,6 +788,13 @@ def test_PX46_forbidden(tmp_path: Path) -> None:
     more = {"access": [{"allow": "10.66.0.0/24", "names": ["*.ipxe"]}]}
     assert any("give snponly.efi to none" in each for each in warnings(tmp_path, X64, more=more))
     assert not any("to none" in each for each in warnings(tmp_path, IPXE, more=more))
+
+
+def test_PX46_relays(tmp_path: Path) -> None:
+    """PX-46: relays that clients leaves out are warned of."""
+    text = "relays: no relay of another network is answered"
+    assert any(text in each for each in warnings(tmp_path, IPXE, own={"relays": True}))
+    assert not any(text in each for each in warnings(tmp_path, IPXE, own=RELAYED))
 
 
 # Limits.
