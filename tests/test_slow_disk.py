@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import signal
 import socket
 import threading
@@ -23,7 +24,7 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.internet.task import Clock, deferLater
 
 from castd.dialects import mtftp
-from castd.errors import NotFound
+from castd.errors import NotFound, Unavailable
 from castd.files import athand
 from castd.files.access import Rule, Rules
 from castd.files.content import Directory, DirectoryOptions
@@ -40,6 +41,7 @@ from castd.server.cast_protocol import READ_TIMEOUT
 from castd.server.sessions import LOOKUP_TIMEOUT
 from castd.server.site import Site
 from castd.server.upload_protocol import MOST_KEPT, STORE_TIMEOUT
+from castd.service.service import compose, read
 from castd.testing import Network, NoJitterRandom, RecordingClient, memorySite, pattern
 from tests.support.clients.tftp import ackedTo, hear, isError, rrq, say, wrq
 from tests.support.descriptors import Descriptors
@@ -47,6 +49,7 @@ from tests.support.disks import HereDirectory, Later, nobody, result
 from tests.support.jobs import free, running, until
 from tests.support.log import observed
 from tests.support.needs import lack, run
+from tests.support.server import COLLECTED, START, TFTP
 from tests.support.stage import HOST, SERVER, Stage, TftpStage
 
 BLOCKS = 256  # of a chunk, as long as there are few casts
@@ -611,6 +614,21 @@ def test_callWithin() -> None:
     assert callWithin(10, lambda: 1) == 1
     with pytest.raises(ZeroDivisionError):
         callWithin(10, lambda: 1 // 0)
+
+
+def test_callWithinWithoutThread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no thread can be started, a start or a reload is refused with that reason; it is no fault of castd."""
+
+    def cannot(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "x.yaml").write_text(START + TFTP)
+    config = read(tmp_path / "x.yaml", COLLECTED)
+    host = Network().host("10.0.0.1")
+    monkeypatch.setattr(threading.Thread, "start", cannot)
+    with pytest.raises(Unavailable, match=r"x.yaml:2: .*boot: no thread can be started for its disk"):
+        compose(config, COLLECTED, host, host, random.Random(0))
 
 
 def test_allWithin() -> None:

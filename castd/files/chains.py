@@ -162,7 +162,7 @@ class SourceChain:
                 continue
             except Refused as error:
                 return error
-            except TimeoutError:
+            except (TimeoutError, BlockingIOError):
                 return None
             if isinstance(found, Deferred):
                 found.addCallbacks(lambda late: late.close(), lambda _: None)

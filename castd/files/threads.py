@@ -107,6 +107,7 @@ def callWithin(seconds: float, function: Callable[[], T]) -> T:
     Call a function in a thread, and wait for its result, but not for long.
 
     @raise TimeoutError: it takes longer.  It goes on, and its result is lost.
+    @raise BlockingIOError: no thread can be started.
     """
     results: SimpleQueue[Callable[[], T]] = SimpleQueue()
 
@@ -117,7 +118,11 @@ def callWithin(seconds: float, function: Callable[[], T]) -> T:
         except BaseException as error:
             results.put(partial(_raise, error))
 
-    Thread(target=work, name="castd-disk", daemon=True).start()
+    try:
+        Thread(target=work, name="castd-disk", daemon=True).start()
+    except (RuntimeError, MemoryError):
+        why = "no thread can be started for its disk (TasksMax, ulimit -u, memory)"
+        raise BlockingIOError(errno.EAGAIN, why) from None
     try:
         return results.get(timeout=seconds)()
     except Empty:
