@@ -284,6 +284,17 @@ GROUPS = {
 }
 
 
+def test_reversePath(tmp_path: Path) -> None:
+    """What the kernel drops as its answer would leave by another interface is told: tcpdump shows it nevertheless."""
+    other = "IpExt: InNoRoutes InOctets\nIpExt: 7 700\n"
+    for dropped in (0, 3):
+        table = f"TcpExt: SyncookiesSent IPReversePathFilter ArpFilter\nTcpExt: 5 {dropped} 9\n{other}"
+        machine = FakeMachine(texts={"/proc/net/netstat": table})
+        found = findings(lookAtRoutes, subject(tmp_path, tftp=TFTP), machine, "not known")
+        assert len(found) == (dropped > 0)
+        assert all("lost: 3 packets" in each and "rp_filter" in each for each in found)
+
+
 def test_routes(tmp_path: Path) -> None:
     """The way of each group and subnet that any transport sends to is looked up, each once."""
     about = subject(tmp_path, **GROUPS)

@@ -101,6 +101,28 @@ def lookAtRoutes(subject: Subject, machine: IMachine) -> Iterator[Finding]:
         yield from _ttlFindings(entry, options, machine)
     if not asked:
         yield Finding("skipped", "no transport sends to groups or broadcasts")
+    yield from _asymmetric(machine)
+
+
+def _asymmetric(machine: IMachine) -> Iterator[Finding]:
+    """
+    Find out whether the kernel has dropped packets since their answers would leave by another interface, or by none
+    (rp_filter): tcpdump shows such requests, and castd does not get them.
+    """
+    if not (dropped := _counter(machine.text("/proc/net/netstat") or "", "IPReversePathFilter")):
+        return
+    what = f"{dropped} packets were dropped as no answer would leave by the interface that they came by (rp_filter)"
+    cure = "ip route get ADDRESS, of the client: a route to its network by the interface that its requests come by"
+    yield Finding("not known", f"whether requests were lost: {what}", cure)
+
+
+def _counter(table: str, name: str) -> int:
+    """Read a counter of /proc/net/netstat: a line with names, then one with their values."""
+    lines = table.splitlines()
+    for names, values in zip(lines[::2], lines[1::2], strict=False):
+        if name in (columns := names.split()):
+            return int(values.split()[columns.index(name)])
+    return 0
 
 
 def _target(network: IPv4Network) -> str:
