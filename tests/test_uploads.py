@@ -32,7 +32,7 @@ from castd.files.uploads import MOST_MADE, UploadDirectory
 from castd.interfaces import IContentSink, IUpload
 from castd.machines.known import KnownMachine
 from tests.support.descriptors import Descriptors, openFiles
-from tests.support.disks import HereDirectory, HereUploads, Later, result
+from tests.support.disks import HereDirectory, HereUploads, Later, nobody, result
 
 ONE, TWO = ("10.0.0.7", 2070), ("10.0.0.8", 2071)
 
@@ -200,6 +200,28 @@ def test_abortWhileStoring(tmp_path: Path) -> None:
     begun.abort()
     thread.run()
     assert everything(tmp_path) == {"a": b"all"}
+
+
+def test_abortBehindTheEnd(tmp_path: Path) -> None:
+    """Nor can it once all octets have come, while those before the last are still being written."""
+    thread, fired = Later(), list[Any]()
+    begun = drop(tmp_path, thread).begin("a", ONE, None)
+    begun.write(b"x" * WRITE_AT_ONCE)
+    begun.commit().addBoth(fired.append)
+    begun.abort()
+    thread.run()
+    assert fired == [None]
+    assert everything(tmp_path) == {"a": b"x" * WRITE_AT_ONCE}
+
+
+def test_abortTwice(tmp_path: Path) -> None:
+    """What has the descriptors of an upload after its end is not closed when it is aborted again."""
+    begun = drop(tmp_path).begin("a", ONE, None)
+    begun.abort()
+    later = [os.open(tmp_path, os.O_RDONLY) for _ in range(4)]
+    begun.abort()
+    for fd in later:
+        os.close(fd)
 
 
 POLICIES = [
@@ -386,15 +408,83 @@ def test_busy(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("d")
     sink = drop(tmp_path, policy="overwrite")
     first = sink.begin("d/a", ONE, None)
+    opened = Descriptors()
     for name in ("d/a", "link//a"):
         with pytest.raises(Forbidden) as refused:
             sink.begin(name, TWO, None)
         assert refused.value.text == "busy"
+    assert opened.left() == []
     assert upload(sink, "d/b", b"other", peer=TWO) is None
     first.write(b"first")
     first.commit()
     assert upload(sink, "d/a", b"second", peer=TWO) is None
     assert everything(tmp_path)["d/a"] == b"second"
+
+
+def test_check(tmp_path: Path) -> None:
+    """It is told whether an upload would begin, as if it began, and none does: nothing is made, nobody is disturbed."""
+
+    def would(sink: HereUploads, name: str, peer: Any = ONE, size: int | None = None) -> None:
+        before, opened = sorted(tmp_path.rglob("*")), Descriptors()
+        result(sink.check(name, KnownMachine(peer), size))
+        assert (sorted(tmp_path.rglob("*")), opened.left()) == (before, [])
+
+    plain, making = drop(tmp_path), drop(tmp_path, **{"make-directories": True})
+    with pytest.raises(NotFound):
+        would(plain, "d/a")
+    for depth in (1, MOST_MADE):
+        would(making, "d/" * depth + "a")
+    with pytest.raises(NotFound):
+        would(making, "d/" * (MOST_MADE + 1) + "a")
+    (tmp_path / "a").write_bytes(b"there")
+    with pytest.raises(Exists):
+        would(plain, "a")
+    would(drop(tmp_path, policy="number"), "a")
+    begun = plain.begin("c", ONE, 1000)
+    with pytest.raises(Full, match="space"):
+        would(plain, "b", size=1 << 60)
+    would(plain, "b", size=1000)
+    assert [disk.setAside for disk in space._disks.values() if disk.setAside] == [1000]
+    begun.abort()
+    tmp_path.chmod(0o555)
+    with nobody(), pytest.raises(Forbidden, match=os.strerror(errno.EACCES)):
+        result(plain.check("b", KnownMachine(ONE), None))
+    tmp_path.chmod(0o755)
+
+
+def test_checkBusy(tmp_path: Path) -> None:
+    """A name that is being uploaded is busy for others; its own client could begin anew, but not while it is stored."""
+    thread, clock = Later(), Clock()
+    options = UploadDirectoryOptions(path=str(tmp_path), keepFree=0, policy="overwrite")
+    sink = HereUploads(options, thread, seconds=clock.seconds)
+
+    def check(peer: Any, of: HereUploads = sink) -> str:
+        asked = of.check("a", KnownMachine(peer), None)
+        waiting, thread.jobs = [*thread.jobs], thread.jobs[held:]
+        thread.run()
+        thread.jobs = waiting[:held]
+        try:
+            result(asked)
+        except Forbidden as refusal:
+            return refusal.text
+        return ""
+
+    begun, held = sink.begin("a", ONE, None), 0
+    assert [check(peer) for peer in (ONE, (ONE[0], 2071), TWO)] == ["", "busy", "busy"]
+    clock.advance(SILENT_FOR)
+    assert [check(peer) for peer in (ONE, (ONE[0], 2071), TWO)] == ["", "", "busy"]
+    begun.write(b"all")
+    begun.commit()
+    held = len(thread.jobs)
+    assert [check(peer) for peer in (ONE, (ONE[0], 2071), TWO)] == ["busy"] * 3
+    thread.run()
+    held = 0
+    assert check(TWO) == ""
+    both = HereUploads(options.model_copy(update={"policy": "number"}), thread)
+    ours = both.begin("a", ONE, None)
+    assert check(TWO, both) == ""
+    ours.abort()
+    thread.run()
 
 
 def test_begunAnew(tmp_path: Path) -> None:
@@ -444,6 +534,17 @@ def test_keepFree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = 3_999_000
     with pytest.raises(Full):
         sink.begin("a", ONE, None)
+
+
+def test_keepFreeOfTheWritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload whose octets are all on the disk is stored, however little is left free by then."""
+    free = 10_000_000
+    monkeypatch.setattr(os, "fstatvfs", lambda fd: SimpleNamespace(f_bavail=free, f_frsize=1))
+    begun = drop(tmp_path, **{"keep-free": "4 MB"}).begin("a", ONE, None)
+    begun.write(b"x" * WRITE_AT_ONCE)
+    free = 0
+    assert result(begun.commit()) is None
+    assert everything(tmp_path) == {"a": b"x" * WRITE_AT_ONCE}
 
 
 def test_keepFreeOfMany(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -509,6 +610,33 @@ def test_unwritten(tmp_path: Path) -> None:
     assert sink.uploads.unwritten == 0
 
 
+def test_unwrittenInAll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Once so much of all uploads waits for the disk, each client waits whose own is more than what is written together;
+    those that have brought less go on.
+    """
+    monkeypatch.setattr(file_upload, "MOST_UNWRITTEN_IN_ALL", 3 * WRITE_AT_ONCE)
+    thread = Later()
+    sink = drop(tmp_path, thread)
+    one, two, three = (sink.begin(name, ONE, None) for name in "abc")
+    for each in (one, two):
+        assert each.write(b"x" * WRITE_AT_ONCE) is None
+    assert one.write(b"x" * WRITE_AT_ONCE) is None
+    assert three.write(b"x") is None
+    assert two.write(b"x" * (WRITE_AT_ONCE - 1)) is not None
+    assert three.write(b"x" * (WRITE_AT_ONCE - 1)) is None
+    assert three.write(b"x") is not None
+    for each in (one, two, three):
+        each.commit()
+    thread.run()
+    assert [len(octets) for _, octets in sorted(everything(tmp_path).items())] == [
+        2 * WRITE_AT_ONCE,
+        2 * WRITE_AT_ONCE - 1,
+        WRITE_AT_ONCE + 1,
+    ]
+    assert sink.uploads.unwritten == 0
+
+
 def test_unwrittenFails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that waits for a disk is told when that fails; so is one that has sent all, and one that goes on."""
     thread, told = Later(), list[Any]()
@@ -524,6 +652,41 @@ def test_unwrittenFails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(Full):
         going.write(b"x")
     assert (everything(tmp_path), sink.uploads.unwritten) == ({}, 0)
+
+
+def test_settled(tmp_path: Path) -> None:
+    """It is known when all is stored or removed that has ended; what is still being sent is not waited for."""
+    thread, fired = Later(), list[Any]()
+    sink = drop(tmp_path, thread)
+    stored, aborted, going = (sink.begin(name, ONE, None) for name in "abc")
+    stored.write(b"x" * WRITE_AT_ONCE)
+    stored.commit()
+    aborted.write(b"x" * WRITE_AT_ONCE)
+    aborted.abort()
+    sink.settled().addCallback(fired.append)
+    while thread.jobs:
+        assert fired == []
+        thread.run(1)
+    assert (len(fired), (tmp_path / "a").exists()) == (1, True)
+    assert len(everything(tmp_path)) == 2
+    going.abort()
+    thread.run()
+
+
+@pytest.mark.parametrize("call", ["begin", "check"])
+def test_noStatus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """A directory of which nothing can be found out ends the upload, and nothing stays open."""
+    sink = drop(tmp_path)
+    opened = Descriptors()
+
+    def failing(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("castd.files.uploads.os.fstat", failing)
+        with pytest.raises(Refused):
+            result(sink.begin("a", ONE, None) if call == "begin" else sink.check("a", KnownMachine(ONE), None))
+    assert opened.left() == []
 
 
 def test_abortWhileWriting(tmp_path: Path) -> None:
@@ -584,6 +747,27 @@ def test_writeFails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
     assert type(refused.value) is error
     assert everything(tmp_path) == {}
     assert upload(sink, "a", b"x") is None
+
+
+@pytest.mark.parametrize(
+    ("numbers", "code"),
+    [
+        ((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), 3),
+        ((errno.EEXIST,), 6),
+        ((errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG), 1),
+        ((errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR), 2),
+        ((errno.EIO, errno.ELOOP), 0),
+    ],
+)
+def test_codes(numbers: tuple[int, ...], code: int) -> None:
+    """Each error of the disk has the code of RFC 1350 that says what it is, and one that is none of these has 0."""
+    assert {file_upload.writeRefusal(OSError(number, os.strerror(number))).code for number in numbers} == {code}
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
+def test_noAnswerYet(number: int) -> None:
+    """Where castd has no descriptor left the client is not answered: it asks again."""
+    assert isinstance(file_upload.writeRefusal(OSError(number, os.strerror(number))), Unanswered)
 
 
 @pytest.mark.parametrize(("number", "error"), [(errno.ENOSPC, Full), (errno.EIO, Refused)], ids=errno.errorcode.get)
@@ -679,7 +863,9 @@ def test_sweepOnlyFiles(tmp_path: Path) -> None:
     os.mkfifo(root / ".castd-1-2.part")
     (root / ".castd-1-3.part").mkdir()
     (root / "link").symlink_to("..")
-    assert partial.removeAbandoned(str(root)) == 0
+    sink, opened = drop(root), Descriptors()
+    assert result(sink.removeAbandoned()) == 0
+    assert opened.left() == []
     assert len(list(root.iterdir())) == 4
     assert (tmp_path / ".castd-1-1.part").exists()
 
@@ -751,12 +937,51 @@ def test_makeDirectories(tmp_path: Path) -> None:
     with pytest.raises(NotFound):
         sink.begin("d/" * (MOST_MADE + 1) + "x", ONE, None)
     assert not (tmp_path / "d").exists()
+    assert upload(sink, "d/" * MOST_MADE + "x", b"octets") is None
     (tmp_path / "link").symlink_to("/")
     for name in ("link/tmp/castd-escape/x", "../castd-escape/x", "a/x"):
         with pytest.raises(Refused):
             sink.begin(name, ONE, None)
     with pytest.raises(NotFound):
         drop(tmp_path).begin("missing/x", ONE, None)
+
+
+@pytest.mark.parametrize(("options", "mode"), [({}, 0o755), ({"mode": "644"}, 0o755), ({"mode": "664"}, 0o775)])
+def test_modeOfDirectories(tmp_path: Path, options: dict[str, str], mode: int) -> None:
+    """Without a mode a directory has that of any other, less the umask; else who may read the files may search it."""
+    assert upload(drop(tmp_path, **{"make-directories": True, **options}), "x/a", b"") is None
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == mode
+
+
+@pytest.mark.parametrize("planted", ["link", "directory"])
+def test_madeByAnother(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, planted: str) -> None:
+    """
+    What somebody else puts there, in the instant before a directory is made: a directory is used as it is, and a link
+    that leads out of the root is not followed.
+    """
+    root, outside, made = tmp_path / "root", tmp_path / "outside", os.mkdir
+    root.mkdir()
+    outside.mkdir()
+
+    def first(part: bytes, mode: int, dir_fd: int) -> None:
+        if planted == "link":
+            os.symlink(outside, part, dir_fd=dir_fd)
+        else:
+            made(part, 0o700, dir_fd=dir_fd)
+        made(part, mode, dir_fd=dir_fd)
+
+    sink = drop(root, **{"make-directories": True, "mode": "644"})
+    opened = Descriptors()
+    with monkeypatch.context() as patch:
+        patch.setattr("castd.files.uploads.os.mkdir", first)
+        if planted == "link":
+            with pytest.raises(Refused):
+                sink.begin("x/a", ONE, None)
+        else:
+            assert upload(sink, "x/a", b"octets") is None
+            assert stat.S_IMODE((root / "x").stat().st_mode) == 0o700
+    assert list(outside.iterdir()) == []
+    assert opened.left() == []
 
 
 def test_keepBoth(tmp_path: Path) -> None:
@@ -777,6 +1002,28 @@ def test_keepBoth(tmp_path: Path) -> None:
     for _ in range(2):
         assert upload(numbered, long, b"") is None
     assert (tmp_path / (long[:253] + ".1")).exists()
+
+
+def test_keepWhatIsNoFile(tmp_path: Path) -> None:
+    """What has the name and is no file, or may not be written to, stays as well, and the upload is beside it."""
+    sink = drop(tmp_path, policy="number")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "closed").write_bytes(b"old")
+    (tmp_path / "closed").chmod(0o444)
+    for name in ("folder", "link", "closed"):
+        assert upload(sink, name, b"new") is None
+    assert everything(tmp_path) == {"closed": b"old", **{f"{name}.1": b"new" for name in ("folder", "link", "closed")}}
+
+
+def test_allNumbersTaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the last number an upload is refused, and nothing that is there is lost."""
+    monkeypatch.setattr(file_upload, "MOST_BESIDE", 2)
+    sink = drop(tmp_path, policy="number")
+    ends = [upload(sink, "log", b"%d" % number) for number in range(4)]
+    assert ends[:3] == [None] * 3
+    assert isinstance(ends[3], Exists)
+    assert everything(tmp_path) == {"log": b"0", "log.1": b"1", "log.2": b"2"}
 
 
 def test_keepBothAtOnce(tmp_path: Path) -> None:
@@ -802,7 +1049,9 @@ def test_uploadsOfMachines(tmp_path: Path) -> None:
     begun.commit()
     assert (tmp_path / "52-54-00-66-00-10" / f"boot.{machine.values['date']}.log").exists()
     assert sink.covers("boot.log", machine)
+    assert sink.locate("boot.log", machine) == f"{tmp_path}/52-54-00-66-00-10/boot.{machine.values['date']}.log"
     assert not sink.covers("boot.log", KnownMachine(ONE))
+    assert sink.locate("boot.log", KnownMachine(ONE)) == ""
     with pytest.raises(NotFound):
         sink.beginFor("boot.log", KnownMachine(ONE), None)
 
@@ -812,6 +1061,7 @@ def test_group(tmp_path: Path) -> None:
     """Files, and directories that are made for them, belong to the group of the options."""
     assert upload(drop(tmp_path, **{"make-directories": True, "group": "4711"}), "a/b", b"") is None
     assert (tmp_path / "a" / "b").stat().st_gid == (tmp_path / "a").stat().st_gid == 4711
+    assert (tmp_path / "a" / "b").stat().st_uid == (tmp_path / "a").stat().st_uid == os.geteuid()
 
 
 @pytest.mark.parametrize("mode", ["8", "0o640", "64", "4755", "0444", ""])
@@ -911,6 +1161,8 @@ def test_replacedWhileCreated(tmp_path: Path) -> None:
     newer = sink.begin("a", (ONE[0], 2071), None)
     thread.run()
     second = result(newer)
+    with pytest.raises(Forbidden):
+        second.write(b"second")
     second.claim()
     thread.jobs.append(creating)
     thread.run()
