@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,17 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from zope.interface.interface import InterfaceClass
 
+from castd import plugins
 from castd.cast.policy import MIN_RTO
 from castd.cli.main import main
-from castd.config.plugin import ServiceMaker, TransportMaker
+from castd.client import schemes
+from castd.config import config, yaml
+from castd.config.plugin import Collected, ServiceMaker, TransportMaker, collect
+from castd.errors import ConfigError
 from castd.observe.metrics import EVENT_METRICS, GAUGES, Counters, Gauges
 from castd.outcomes import MEANING
 from castd.plugins import castd_stock
+from castd.service.service import kinds
 from castd.testing import Network, memorySite
 from tests.support.server import pageOf
 
@@ -221,6 +227,58 @@ def test_commands(page: Path) -> None:
         else:
             refused += [line] if left else []
     assert refused == []
+
+
+#: What a service file needs besides what an example shows.
+NEEDED = {
+    "castd": "castd: 1",
+    "content": "content: [{directory: {path: /srv/boot}}]",
+    "access": "access: [{allow: any}]",
+    "transports": "transports: {tftp: {}}",
+}
+
+
+def serviceFiles(page: Path) -> Iterator[tuple[int, str]]:
+    """
+    Return each example of a service file on a page, or of sections of one, completed: the line before it, and the file.
+
+    Other blocks of YAML are for other programs, or show a part within a section.
+    """
+    text = page.read_text()
+    for block in re.finditer(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        keys = set(re.findall(r"^([a-z]+):", block[1], re.MULTILINE))
+        if keys and keys <= {*config._SECTIONS, "castd"}:
+            needed = [line for key, line in NEEDED.items() if key not in keys]
+            yield text.count("\n", 0, block.start()) + 1, "\n".join([*needed, block[1]])
+
+
+@pytest.fixture
+def withExamples(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collected]:
+    """The plugins that are found when all folders of examples are on the path; they are forgotten afterwards."""
+    monkeypatch.setattr(schemes, "_SCHEMES", dict(schemes._SCHEMES))
+    folders = [str(each) for each in (ROOT / "examples").glob("*/castd/plugins")]
+    monkeypatch.setattr(plugins, "__path__", [*plugins.__path__, *folders])
+    before = set(sys.modules)
+    yield collect()
+    for name in set(sys.modules) - before:
+        if name.startswith("castd.plugins."):
+            del sys.modules[name]
+
+
+def test_serviceFiles(withExamples: Collected) -> None:
+    """Every example of a service file is one that castd takes, on whatever machine that has the files it names."""
+    refused, read = [], 0
+    for page in PAGES:
+        for line, text in serviceFiles(page):
+            read += 1
+            try:
+                config.build(
+                    yaml.parse(text.encode(), f"{page.name}:{line}"), Path("/etc/castd.yaml"), kinds(withExamples)
+                )
+            except ConfigError as error:
+                refused += error.faults
+    assert refused == []
+    assert read > 20
 
 
 def promises() -> list[list[tuple[str, str]]]:
