@@ -12,8 +12,9 @@ is a tuple of C{range} with step 1, ascending, without overlap.
 They stand in this order: casts, wires and dialects; halves of a transfer; content, machines and uploads; the site;
 protocols and ports; what is under way; transports, services, upgrades, and the makers of plugins.
 
-All methods are called in the reactor's thread.  An exception that a method does not document is a fault: castd logs it
-with its traceback and gives up that datagram, request or cast, never the server.
+All methods are called in the reactor's thread, but for L{IContent.read} of a file that is asked for in netascii.  An
+exception that a method does not document is a fault: castd logs it with its traceback and gives up that datagram,
+request or cast, never the server.
 """
 
 from __future__ import annotations
@@ -518,6 +519,9 @@ class IContent(Interface):
     def read(offset: int, length: int) -> bytes | memoryview:
         """
         Read a part of the file.
+
+        A file that is asked for in netascii is first measured by this: in a thread, unless it is small; nothing else
+        reads this content meanwhile, but others of its source may be read.
 
         @return: exactly C{length} octets from C{offset}; fewer only at the end of the file.
         @raise ContentChanged: the file shrank, was written to, or cannot be read any more.
