@@ -19,7 +19,8 @@ from twisted.internet.defer import maybeDeferred
 from twisted.internet.testing import MemoryReactorClock
 
 from castd.cli import main
-from castd.cli.explain import known
+from castd.cli.explain import known, verdict
+from castd.dialects.tftp import Dialect as DialectOfTftp
 from castd.files import root, uploads
 from castd.files.root import Root
 from castd.group_pool import BorrowedGroups, GroupPool
@@ -251,6 +252,14 @@ def test_slam(hall: Path, name: str) -> None:
     assert got is not None
     assert found["served"] is (name != "other")
     assert found["answer"]["kind"] == ("nothing" if name == "other" else "other")
+
+
+def test_refusedInItsWords(hall: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plugin's protocol may say no in its own way: the verdict then speaks of no ERROR, of which it knew no code."""
+    monkeypatch.setattr(DialectOfTftp, "refuse", lambda *_: b"E\1File not found")
+    case = Case(hall, Network(), FILE.format(rules=ALL))
+    found = one(case, "absent", f"{SERVER}:69")
+    assert verdict(found).split(maxsplit=1)[1] == "refused by tftp with the first datagram of its protocol"
 
 
 # Why.
@@ -730,7 +739,7 @@ def test_command(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "verdict"),
+    ("arguments", "told"),
     [
         (["--name", "nowhere"], "refused by tftp: ERROR 1 File not found"),
         (
@@ -740,11 +749,11 @@ def test_command(file: Path) -> None:
         (["--name", "a_b", "--to", "10.0.0.1:7000"], "not answered"),
     ],
 )
-def test_commandRefused(file: Path, arguments: list[str], verdict: str) -> None:
+def test_commandRefused(file: Path, arguments: list[str], told: str) -> None:
     """A request that would be refused, or not be answered, is status 1."""
     ran = castd("-c", file, "--client", HERE, *arguments, *([] if "--to" in arguments else ["--to", "10.0.0.1:6969"]))
     assert (ran.exit_code, ran.stderr) == (1, "")
-    assert ran.stdout.splitlines()[-1] == f"  verdict    {verdict}"
+    assert ran.stdout.splitlines()[-1] == f"  verdict    {told}"
 
 
 def test_commandJson(file: Path) -> None:

@@ -154,7 +154,10 @@ def verdict(found: Explanation) -> str:
     if answer["kind"] == "nothing":
         return f"{'verdict':<10} not answered"
     options = "".join(f" {name}={value}" for name, value in answer["options"].items())
+    if answer["kind"] == "other":
+        return (
+            f"{'verdict':<10} {'served' if found['served'] else 'refused'}{by} with the first datagram of its protocol"
+        )
     if found["served"]:
-        kind = "with the first datagram of its protocol" if answer["kind"] == "other" else f"with {answer['kind']}"
-        return f"{'verdict':<10} served{by} {kind}{options}"
+        return f"{'verdict':<10} served{by} with {answer['kind']}{options}"
     return f"{'verdict':<10} refused{by}: ERROR {answer['code']} {answer['text']}"
