@@ -200,7 +200,8 @@ class IWire(Interface):
         @return: the event for the cast, a RequestBlocks or a Leave; a NewRequest if L{IDialect.request} is to read the
             datagram; L{None}: the datagram is ignored.
         @raise WireError: it cannot be parsed; it is counted and ignored.
-        @raise UnknownPeer: the peer is no member, and is sent ERROR 5, unknown transfer ID (RFC 1350 section 4).
+        @raise UnknownPeer: the peer is no member, and is sent what L{IDialect.refuse} makes of an
+            L{UnknownTid<castd.errors.UnknownTid>}: in TFTP an ERROR 5 (RFC 1350 section 4).
         """
 
     def announce(request: Request, master: bool, heard: bool) -> Iterable[tuple[bytes, Peer]]:
@@ -289,7 +290,10 @@ class IGroupWire(IWire):
     )
 
     def unicastAddress(peer: Peer) -> Peer:
-        """Return the address to send data to for a member that does not receive what is sent to the group."""
+        """
+        Return the address to send data to for a member that does not receive what is sent to the group.  It is
+        announced again before, by L{IWire.announce}.
+        """
 
 
 # Dialects: one configured protocol each.
@@ -411,7 +415,7 @@ class ITransferHalf(Interface):
         @return: (payload to store or L{None}, datagrams to send).  The payloads are C{bytes} that follow each other; in
             a client each may be an L{OffsetBlock<castd.receive.base.OffsetBlock>} instead, in any order.
         @raise WireError: the datagram cannot be read; it is counted, and the transfer goes on.
-        @raise Refused: the transfer is over, and the peer is sent an ERROR.
+        @raise Refused: the transfer is over, and the peer is sent an ERROR of TFTP, whatever the protocol is.
         """
 
     def stored(now: float) -> list[bytes]:
