@@ -318,7 +318,7 @@ RULES: Final = (
     VerdictRule(
         "unanswered",
         "a request that is left without an answer for another reason",
-        lambda facts: facts.kind == "crowded",
+        lambda facts: facts.kind == "crowded" and not facts.unsent,
         "{why}",
         "ports: has too few numbers, the process too few descriptors, the disk is too slow, or too much is asked",
         told=False,
@@ -346,8 +346,11 @@ RULES: Final = (
     ),
     VerdictRule(
         "unsent",
-        "it fell silent, or its port was reported closed, and the server's machine could not send what was for it",
-        lambda facts: _ended(outcomes.SILENT, outcomes.CLOSED)(facts) and bool(facts.unsent),
+        "its request was left without an answer, it fell silent, or its port was reported closed; and the server's "
+        "machine could not send what was for it",
+        lambda facts: (
+            bool(facts.unsent) and (facts.kind == "crowded" or _ended(outcomes.SILENT, outcomes.CLOSED)(facts))
+        ),
         "this server could not send to it: {unsent}",
         "castd doctor, ip address, ip route, nft list ruleset: the server's own address, route or firewall",
     ),

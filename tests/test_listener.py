@@ -33,13 +33,33 @@ from tests.support.clients.tftp import F, ackedTo, data, isError, rrq, say, uplo
 from tests.support.stage import ASKED, GroupStage, TftpStage
 
 
-def noPorts(stage: TftpStage, monkeypatch: pytest.MonkeyPatch) -> None:
+def noPorts(stage: TftpStage, monkeypatch: pytest.MonkeyPatch, why: int = errno.ENETUNREACH) -> None:
     """There is no port to be had, or no way to the peer."""
 
     def openPort(protocol: Any, local: Any, peer: Any = None, ports: Any = None) -> Any:
-        raise CannotListenError(local.host, "any", OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH)))
+        raise CannotListenError(local.host, "any", OSError(why, os.strerror(why)))
 
     monkeypatch.setattr(stage.site.ports, "openPort", openPort)
+
+
+@pytest.mark.parametrize(
+    ("why", "verdict", "text"),
+    [
+        (errno.ENETUNREACH, "unsent", "this server could not send to it: Network is unreachable"),
+        (errno.EADDRNOTAVAIL, "unsent", "this server could not send to it: Cannot assign requested address"),
+        (errno.EADDRINUSE, "unanswered", "no port for it: "),
+    ],
+)
+@pytest.mark.parametrize("request_", [rrq(), wrq()], ids=["read", "write"])
+def test_noPortIsToldOf(monkeypatch: pytest.MonkeyPatch, why: int, verdict: str, text: str, request_: bytes) -> None:
+    """Where this machine has no way to a client the line says so: more ports or descriptors would not help."""
+    with TftpStage(uploads=True) as stage:
+        noPorts(stage, monkeypatch, why)
+        client = stage.client()
+        client.send(request_, ("10.0.0.1", 69))
+        stage.quiet(client)
+        (event,) = stage.told("crowded")
+        assert (event["verdict"], text in event["cause"]) == (verdict, True)
 
 
 def test_noPortForARead(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,11 +154,12 @@ def refusalFacts(
     )
 
 
-def unanswered(transport: str, request: Request, why: str, limit: str = "") -> None:
+def unanswered(transport: str, request: Request, why: str, limit: str = "", unsent: str = "") -> None:
     """
     Log that a request gets no answer; the client asks again.
 
     @param limit: the key of the limit that is reached, or C{LimitNOFILE}; C{""}: it is for another reason.
+    @param unsent: why this machine can send nothing to the client, if that is the reason.
     """
     # A limit is for the operator to raise; the others tell of a fault.
     say = _log.info if limit else _log.warn
@@ -170,7 +171,9 @@ def unanswered(transport: str, request: Request, why: str, limit: str = "") -> N
         reached=" is reached" if limit else "",
         **({"limit": limit} if limit else {}),
         **requestFields(request),
-        **verdictFields(Facts("crowded", host=_host(request.peer), name=request.name, why=why, limit=limit)),
+        **verdictFields(
+            Facts("crowded", host=_host(request.peer), name=request.name, why=why, limit=limit, unsent=unsent)
+        ),
     )
 
 

@@ -4,13 +4,14 @@ Refuse requests: each gets at most one ERROR, is counted by its reason, and has 
 
 from __future__ import annotations
 
+import errno
 from collections import Counter
 from collections.abc import Callable
 from typing import TypeAlias
 
 from twisted.logger import Logger
 
-from castd.errors import Declined, NotFound, Refused, Unanswered, WireError
+from castd.errors import Declined, NotFound, Refused, Unanswered, WireError, reasonOf
 from castd.interfaces import ISite
 from castd.request import Local, Peer, Request
 from castd.server import eventlog
@@ -20,6 +21,11 @@ _log = Logger(namespace="castd")
 
 #: The event of a request that found no file waits so many seconds at the most for a name that was probably meant.
 NEAREST_TIME = 1.0
+
+#: Errors by which the system says that nothing can be sent from here to the peer: no port would help.
+_NO_WAY = frozenset(
+    {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDOWN, errno.EADDRNOTAVAIL, errno.ENODEV}
+)
 
 #: Sends a datagram to a peer from a local address; returns whether it was sent.
 Send: TypeAlias = Callable[[bytes, Peer, Local], bool]
@@ -100,7 +106,11 @@ class Refusals:
         again; some clients would give up at an ERROR.
         """
         self._counts["no port"] += 1
-        eventlog.unanswered(entry.name, request, f"no port for it: {error}")
+        cause: object = getattr(error, "socketError", error)
+        if isinstance(cause, OSError) and cause.errno in _NO_WAY:
+            eventlog.unanswered(entry.name, request, "there is no way to it", unsent=reasonOf(cause))
+        else:
+            eventlog.unanswered(entry.name, request, f"no port for it: {error}")
 
     def declined(self, entry: PortDialect, request: Request, error: Declined) -> None:
         """Log that this dialect does not serve a request; the next dialect may."""
