@@ -6,27 +6,20 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from types import TracebackType
 from typing import ClassVar
 
 from twisted.application.service import IService, IServiceCollection, MultiService
-from twisted.logger import (
-    ILogObserver,
-    LegacyLogObserverWrapper,
-    LogEvent,
-    LogLevel,
-    jsonFileLogObserver,
-    textFileLogObserver,
-)
+from twisted.logger import ILogObserver, jsonFileLogObserver, textFileLogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
 
 from castd.errors import ConfigError
 from castd.files.names import printable
-from castd.observe.format import MESSAGE_KEY, Observer, asMessage
-from castd.observe.journal import PRIORITY
+from castd.observe.syslog import SyslogObserver, SyslogSocket
 from castd.service.bootstrap import exitStatus, prepare
-from castd.service.logs import Logs, jsonLog, logTo, textLog
+from castd.service.logs import Logs, MakeObserver, jsonLog, logTo, textLog
 from castd.service.privileges import UnprivilegedUser
 from castd.service.service import Server
 
@@ -133,7 +126,7 @@ def _twistdLogs(parent: usage.Options) -> Logs:
     """Return the outputs of the log, at the place where C{twistd} would write it by these options."""
     daemon = not (parent["nodaemon"] or parent["debug"])
     if parent["syslog"]:
-        return Logs(lambda _: _syslog(parent["prefix"]))
+        return Logs(_syslog(parent["prefix"]))
     if parent["logfile"] == "-":
         if daemon:
             raise usage.UsageError("a daemon has no standard output to log to")
@@ -143,19 +136,15 @@ def _twistdLogs(parent: usage.Options) -> Logs:
     return Logs(logTo(sys.stdout), file, os.path.abspath("twistd.log") if daemon else None)
 
 
-def _syslog(prefix: str) -> Observer:
-    """Return an observer that writes to syslog."""
-    from twisted.python.syslog import SyslogObserver
+def _syslog(prefix: str) -> MakeObserver:
+    """Return a function that makes an observer that writes to the system's log."""
 
-    observer = LegacyLogObserverWrapper(SyslogObserver(prefix).emit)  # type: ignore[arg-type]
+    @cache
+    def log() -> SyslogSocket:
+        # Made when it is needed, and once: the name may be out of reach later.
+        return SyslogSocket()
 
-    def observe(event: LogEvent) -> None:
-        level, system = event.get("log_level", LogLevel.info), event.get("log_namespace", "-")
-        legacy = {"syslogPriority": PRIORITY.get(level, 6), "log_system": system}
-        line = {} if "log_failure" in event else {"log_format": f"{{{MESSAGE_KEY}}}", MESSAGE_KEY: asMessage(event)}
-        observer({**event, **legacy, **line})
-
-    return observe
+    return lambda _: SyslogObserver(prefix, log())
 
 
 def _complain(error: ConfigError) -> None:

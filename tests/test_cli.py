@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,6 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from twisted.logger import Logger, jsonFileLogObserver, textFileLogObserver
-from twisted.python.syslog import SyslogObserver
 from twisted.python.usage import UsageError
 
 from castd import __version__, native, tap
@@ -28,6 +28,7 @@ from castd.config import yaml
 from castd.config.plugin import Collected, ContentSourceMaker, TransportMaker
 from castd.errors import ConfigError
 from castd.observe import journal
+from castd.observe.syslog import SyslogObserver, SyslogSocket
 from castd.service import bootstrap
 from castd.service.logs import jsonLog
 from tests.support.jobs import ROOT, eventually, free, running, until
@@ -748,15 +749,6 @@ def test_tapBad(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert (raised.value.code, capsys.readouterr().err) == (78, "x.yaml:1: one\nx.yaml:2: two\n")
 
 
-class Syslog:
-    """What is said to the system's log."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.lines: list[tuple[int, str]] = []
-        monkeypatch.setattr(SyslogObserver, "openlog", lambda *_: None)
-        monkeypatch.setattr(SyslogObserver, "syslog", lambda _, priority, line: self.lines.append((priority, line)))
-
-
 def test_tapLogs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The options of twistd and twist decide who keeps the log, and where."""
     monkeypatch.chdir(tmp_path)
@@ -771,14 +763,79 @@ def test_tapLogs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tap._logs({"fileLogObserverFactory": textFileLogObserver}).keepsLog is False
 
 
-def test_tapSyslog(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def syslogd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The socket of the system's log, which nobody reads but the test."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.setblocking(False)
+        log.bind(str(tmp_path / "log"))
+        monkeypatch.setattr(tap, "SyslogSocket", partial(SyslogSocket, str(tmp_path / "log")))
+        yield log
+
+
+def syslogLine(log: socket.socket) -> tuple[int, str]:
+    """Return the priority of the next line, and what stands behind its time."""
+    told = re.fullmatch(r"<(\d+)>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d (.*)", log.recv(9999).decode())
+    assert told is not None
+    return int(told[1]), told[2]
+
+
+def test_tapSyslog(syslogd: socket.socket) -> None:
     """What goes to the system's log is the sentence that people read, and nothing that a client could break out of."""
-    system = Syslog(monkeypatch)
-    observer = tap._syslog("castd")
-    log = Logger(namespace="castd", observer=observer)
+    log = Logger(namespace="castd", observer=tap._syslog("bootd")("text"))
     log.info("{name}", event="received", outcome="done", transport="tftp", peer="10.0.0.7:1", name="a\nb")
     log.error("{why}", event="refused", why="no\x1b[2J")
-    assert system.lines == [(6, "[castd] tftp: 10.0.0.7:1 a\\x0ab: complete"), (3, "[castd] no\\x1b[2J")]
+    assert syslogLine(syslogd) == (8 | 6, "bootd: [castd] tftp: 10.0.0.7:1 a\\x0ab: complete")
+    assert syslogLine(syslogd) == (8 | 3, "bootd: [castd] no\\x1b[2J")
+
+
+def test_syslogTraceback(syslogd: socket.socket) -> None:
+    """A traceback is several lines."""
+    log = Logger(namespace="castd", observer=tap._syslog("bootd")("text"))
+    try:
+        raise RuntimeError("broken\x1b")
+    except RuntimeError:
+        log.failure("a cast failed")
+    assert syslogLine(syslogd) == (8 | 2, "bootd: [castd] a cast failed")
+    assert syslogLine(syslogd)[1].startswith("bootd: [castd] \tTraceback")
+
+
+def test_syslogUnread(syslogd: socket.socket) -> None:
+    """
+    The system's log is not waited for: what it does not take is lost and counted, and the next line that it takes has
+    the number before it.
+    """
+    observer = tap._syslog("bootd")("text")
+    assert isinstance(observer, SyslogObserver)
+    log = Logger(namespace="castd", observer=observer)
+    for number in range(100_000):
+        log.info("{number}", number=number)
+        if observer.lostInAll == 2:
+            break
+    assert observer.lost == 2
+    for _ in range(number - 1):
+        syslogLine(syslogd)
+    log.info("again")
+    said = "bootd: [castd] 2 lines before this one were lost: the system's log did not take them"
+    assert [syslogLine(syslogd), syslogLine(syslogd)] == [(8 | 4, said), (8 | 6, "bootd: [castd] again")]
+    assert (observer.lost, observer.lostInAll) == (0, 2)
+
+
+def test_syslogAgain(syslogd: socket.socket, tmp_path: Path) -> None:
+    """Where the system's log is started again, or later than castd, lines reach it from then on."""
+    syslogd.close()
+    os.unlink(tmp_path / "log")
+    observer = tap._syslog("bootd")("text")
+    log = Logger(namespace="castd", observer=observer)
+    log.info("nobody hears that")
+    for text in ("one", "two"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as another:
+            another.setblocking(False)
+            another.bind(str(tmp_path / "log"))
+            log.info(text)
+            *_, last = [syslogLine(another) for _ in range(2 if text == "one" else 1)]
+            assert last == (8 | 6, f"bootd: [castd] {text}")
+        os.unlink(tmp_path / "log")
 
 
 def test_tapWithout() -> None:

@@ -31,6 +31,7 @@ from castd.observe.file import LineFile
 from castd.observe.format import Observer, asJSON, asText
 from castd.observe.ratelimit import RateLimiter
 from castd.observe.stream import LineStream
+from castd.observe.syslog import SyslogObserver
 from castd.observe.voice import isTwistedsOwn
 from castd.observe.writer import LineWriter, eventsOnly, together
 
@@ -105,7 +106,7 @@ class LogOutputs:
     filtered: Observer | None = None
     events: RateLimiter | None = None
     files: list[LineFile | journal.JournalObserver] = field(default_factory=list)
-    writers: list[LineWriter | journal.JournalObserver] = field(default_factory=list)
+    writers: list[LineWriter | journal.JournalObserver | SyslogObserver] = field(default_factory=list)
 
     def counts(self) -> LogCounts:
         """Return how many lines were left out, and how many were lost."""
@@ -262,7 +263,7 @@ class Logs:
             raise Unavailable(f"{where}: the journal is not there: {error.strerror}") from None
         if isinstance(observer, journal.JournalObserver):
             outputs.files.append(observer)
-        if isinstance(observer, journal.JournalObserver | LineWriter):
+        if isinstance(observer, journal.JournalObserver | SyslogObserver | LineWriter):
             outputs.writers.append(observer)
         return observer
 
