@@ -147,7 +147,13 @@ def test_missingFile(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    [{"machines": ["52:54:00:*"]}, {"user-class": "mine"}, {"arch": "efi-arm64"}, {"arch": "pc98", "ipxe": "false"}],
+    [
+        {"machines": ["52:54:00:*"]},
+        {"user-class": "mine"},
+        {"networks": "10.67.0.0/24"},
+        {"arch": "efi-arm64"},
+        {"arch": "pc98", "ipxe": "false"},
+    ],
 )
 def test_notForAll(tmp_path: Path, rule: dict[str, Any]) -> None:
     """Silence is no fault where no rule is for all machines of a kind."""

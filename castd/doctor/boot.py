@@ -13,6 +13,7 @@ from castd.client.urls import UrlError, parseUrl
 from castd.doctor.findings import Finding, Subject
 from castd.doctor.machine import BOOT_SERVER, BootAnswer, IMachine
 from castd.errors import Forbidden
+from castd.networks import Networks
 from castd.packets import dhcp, pxe
 from castd.packets.dhcp import DhcpPacket
 from castd.packets.tftp import Data, Error
@@ -58,13 +59,14 @@ class Firmware(NamedTuple):
         address = _ADDRESS.ljust(16, b"\0")
         return DhcpPacket(dhcp.BOOTREQUEST, 1, 6, bytes(4), address, flags=dhcp.BROADCAST, options=options)
 
-    def isMeant(self, rule: BootRule) -> bool:
-        """Return whether a rule is for all machines of this kind."""
+    def isMeant(self, rule: BootRule, interface: str) -> bool:
+        """Return whether a rule is for all machines of this kind in the network of an interface."""
         return (
             (rule.arch is None or self.arch in rule.arch)
             and rule.ipxe in (None, self.ipxe)
             and rule.userClass is None
             and rule.machines is None
+            and interface in Networks(rule.networks)
         )
 
 
@@ -136,8 +138,8 @@ def _offered(subject: Subject, proxy: ProxyDhcpOptions, firmware: Firmware, foun
 
 
 def _ruleFor(proxy: ProxyDhcpOptions, firmware: Firmware) -> int | None:
-    """Return the place of the first rule that is for all machines of a kind."""
-    return next((place for place, rule in enumerate(proxy.rules) if firmware.isMeant(rule)), None)
+    """Return the place of the first rule that is for all machines of a kind in the network of a proxydhcp."""
+    return next((place for place, rule in enumerate(proxy.rules) if firmware.isMeant(rule, proxy.interface)), None)
 
 
 def _server(packet: DhcpPacket) -> str:
