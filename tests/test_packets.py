@@ -158,6 +158,7 @@ def test_transferPacketsComeBack(number: int, payload: bytes, options: list[tupl
 
 
 @given(numbers, st.text(max_size=400))
+@example(0x1234, " ~\x1f\x7f")
 def test_errorsArePlainAndShort(code: int, text: str) -> None:
     """Whatever the text, the ERROR on the wire is printable ASCII, at most 200 octets of it, and ends with its NUL."""
     datagram = buildError(code, text)
@@ -166,6 +167,8 @@ def test_errorsArePlainAndShort(code: int, text: str) -> None:
     assert len(said) <= 200
     assert all(0x20 <= octet <= 0x7E for octet in said)
     assert parse(datagram) == Error(code, said.decode())
+    shown = [letter for letter in text[:200] if 0x20 <= ord(letter) <= 0x7E]
+    assert [chr(octet) for octet in said if octet != 0x3F] == [letter for letter in shown if letter != "?"]
 
 
 def test_theLongestRequest() -> None:
@@ -207,7 +210,15 @@ def test_manyHeaders(first: int, count: int, rollover: int) -> None:
     assert dataHeaders(first, count, rollover) == b"".join(each)
 
 
+@pytest.mark.parametrize("rollover", [0, 1])
+@pytest.mark.parametrize("near", [0, 1, 0x7FFF])
+def test_zeroBeforeTheFirstLap(near: int, rollover: int) -> None:
+    """Far before the numbers begin again 0 is that of the request, also where it is never one of a block's."""
+    assert unwrap(0, near, rollover) == 0
+
+
 @given(numbers, st.integers(0, 1 << 40), st.sampled_from([0, 1]))
+@example(0, 0x8000, 1)
 def test_whatIsUnwrappedStandsSoOnTheWire(short: int, near: int, rollover: int) -> None:
     """Whatever the 16 bits, the number found stands so on the wire and lies within a lap, or there is none."""
     number = unwrap(short, near, rollover)

@@ -138,6 +138,49 @@ def test_largestReply(value: bytes, octets: int) -> None:
     assert dhcp.largestReply(DhcpPacket(1, 1, 6, b"\0" * 4, bytes(16), options={57: value})) == octets
 
 
+def _plain(**fields: Any) -> DhcpPacket:
+    return DhcpPacket(1, 1, 6, b"\0" * 4, bytes(16), **fields)
+
+
+def test_namesAreCut() -> None:
+    """A name that is longer than its field is cut so that a zero is left behind it: firmware looks for that."""
+    octets = dhcp.build(_plain(sname=b"s" * 100, file=b"f" * 200))
+    assert octets[44:108] == b"s" * 63 + b"\0"
+    assert octets[108:236] == b"f" * 127 + b"\0"
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 256, 510, 511])
+def test_parts(size: int) -> None:
+    """
+    An option of more than 255 octets is sent in parts that are full but for the last one (RFC 3396); none is empty but
+    that of an empty option.
+    """
+    value = bytes(number % 251 for number in range(size))
+    parts = [value[start : start + 255] for start in range(0, size, 255)] or [b""]
+    sent = b"".join(bytes([43, len(part)]) + part for part in parts)
+    assert dhcp.build(_plain(options={43: value}))[240:].rstrip(b"\0") == sent + b"\xff"
+
+
+def _received(options: bytes) -> DhcpPacket:
+    """A packet with these octets for options."""
+    return dhcp.parse(dhcp.build(_plain())[:240] + options)
+
+
+def test_padded() -> None:
+    """Zeros between options are none, what follows the end counts for nothing, and the end may be missing."""
+    read = _received(b"\0\0\x35\1\1\0\x0c\2ab\0\xff\x36\1x")
+    assert read.options == {53: b"\1", 12: b"ab"}
+    assert _received(b"\x35\1\1").options == {53: b"\1"}
+    assert _received(b"").options == {}
+
+
+@pytest.mark.parametrize("options", [b"\x35", b"\x35\1", b"\x35\1\1\x0c", b"\x35\1\1\x0c\3ab"])
+def test_beyondTheEnd(options: bytes) -> None:
+    """An option whose length, or whose value, is not all there makes a packet unreadable."""
+    with pytest.raises(WireError, match="beyond"):
+        _received(options)
+
+
 @pytest.mark.parametrize("overload", [1, 2, 3])
 def test_overload(overload: int) -> None:
     """Options in C{file} and C{sname} follow those of the packet, and parts are joined in that order."""

@@ -226,6 +226,28 @@ def test_bdataThereAndBack(number: int, sbid: int, payload: bytes, opcode: int) 
     assert (found.number, found.sbid, found.payload) == (number, sbid, payload)
 
 
+@pytest.mark.parametrize("number", ["1", "65535"])
+def test_ports(number: str) -> None:
+    """Every port that there is can be that of a group."""
+    assert parseMulticast(f"239.0.0.1,{number},0") == Multicast(("239.0.0.1", int(number)), False)
+    assert parseSubnet(f"{number},7,0") == Subnet(int(number), 7, False)
+
+
+@pytest.mark.parametrize("number", ["0", "65536", "-1", "+80", "8_0", "0x50", "\u0661", "000080"])
+def test_noPorts(number: str) -> None:
+    """Nothing else can, whatever Python would read as a number."""
+    with pytest.raises(WireError):
+        parseMulticast(f"239.0.0.1,{number},0")
+    with pytest.raises(WireError):
+        parseSubnet(f"{number},7,0")
+
+
+def test_otherOpcodes() -> None:
+    """What has another opcode than the one that was agreed on is no data packet."""
+    with pytest.raises(WireError):
+        parseBdata(bdataHeader(1, 2, 8) + b"payload")
+
+
 @given(st.text(max_size=40), st.binary(max_size=40))
 def test_anythingAtAll(text: str, datagram: bytes) -> None:
     """Whatever comes is read or is a WireError."""
