@@ -47,6 +47,17 @@ def test_TC32_aSizeProbe(code: int) -> None:
         assert [event["outcome"] for event in stage.told("received")] == ["probe"]
 
 
+@pytest.mark.parametrize("code", [1, 3, 7])
+def test_refusedOffer(code: int) -> None:
+    """Another ERROR after the OACK is no size probe: the client has given up."""
+    with TftpStage() as stage:
+        client, _, tid = stage.ask(rrq(tsize=0, blksize=1468))
+        client.send(buildError(code, "Disk full"), tid)
+        stage.quiet(client, 40)
+        stage.over()
+        assert [event["outcome"] for event in stage.told("received")] == ["aborted"]
+
+
 @pytest.mark.parametrize(
     "error", [b"\0\5", b"\0\5\0", b"\0\5\0\x11", b"\0\5\0\0", b"\0\5\1\0no end", b"\0\5\0\x09text\0"]
 )
