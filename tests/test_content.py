@@ -28,9 +28,9 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from castd.errors import Busy, ContentChanged, Forbidden, NotFound, Refused, Unsupported
-from castd.files import athand
+from castd.files import athand, nearest
 from castd.files.chains import SourceChain
-from castd.files.content import HEAD, Directory, DirectoryOptions
+from castd.files.content import HEAD, MOST_SEEKING, Directory, DirectoryOptions
 from castd.files.names import Patterns
 from castd.files.root import MOST_WALKS, _LinkWalk
 from castd.files.spelling import Spellings, withoutCase
@@ -716,6 +716,7 @@ def test_grown(tree: Path) -> None:
     with open(tree / "x", "ab") as more:
         more.write(b" and more")
     assert file.read(8, 512) == b" x"
+    assert file.read(9, 512) == b"x"
     assert file.read(10, 512) == b""
     with pytest.raises(ContentChanged):
         file.readInto([bytearray(11)], 0)
@@ -733,7 +734,7 @@ def _change(path: Path, octets: bytes, mode: str) -> None:
 def test_writtenOver(tree: Path, octets: bytes) -> None:
     """A file that is written anew in its place while it is sent is ContentChanged: half of it was sent already."""
     (tree / "long").write_bytes(bytes(HEAD) + b"the file x")
-    os.utime(tree / "long", ns=(1, 1))
+    os.utime(tree / "long", (10**9, 10**9))
     file = directory(tree).lookup("long", PEER)
     assert file.read(HEAD, 4) == b"the "
     _change(tree / "long", octets, "wb")
@@ -767,6 +768,53 @@ def test_timesThatSayNothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     os.utime(tree / "long", ns=(1, 1))
     assert file.read(HEAD, 10) == b"the file x"
     file.close()
+
+
+def test_timesThatSaySomething(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that tells another time after a change has no file sent of which half was written anew."""
+    monkeypatch.setattr(athand, "_available", False)
+    (tree / "long").write_bytes(bytes(HEAD) + b"the file x")
+    os.utime(tree / "long", (10**9, 10**9))
+    file = result(directory(tree).lookup("long", PEER))
+    _change(tree / "long", bytes(HEAD + 10), "wb")
+    with pytest.raises(ContentChanged):
+        file.read(HEAD, 10)
+    file.close()
+
+
+def test_readAtHand(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in memory is read at once; if not all of it is there, it has to be fetched."""
+    (tree / "long").write_bytes(bytes(HEAD) + b"the file x")
+    file, preadv, most = directory(tree).lookup("long", PEER), os.preadv, 10
+    file._file.atHand = True  # not on each file system there is such a call
+
+    def fromMemory(fd: int, buffers: Any, offset: int, flags: int = 0) -> int:
+        return min(most, preadv(fd, buffers, offset))
+
+    monkeypatch.setattr(os, "preadv", fromMemory)
+    buffers = [bytearray(3), bytearray(7)]
+    assert file.readAtHand(buffers, HEAD)
+    assert b"".join(buffers) == b"the file x"
+    most = 9
+    assert not file.readAtHand(buffers, HEAD)
+    file.close()
+
+
+def test_near(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often nothing was found, or the disk has failed, a file that was probably meant is found again."""
+    source, machine = directory(tree), KnownMachine(PEER)
+
+    def failing(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(nearest, "seek", failing)
+        for _ in range(MOST_SEEKING):
+            assert result(source.findNear("X", machine)) is None
+    for _ in range(MOST_SEEKING + 1):
+        near = result(source.findNear("X", machine))
+        assert near is not None
+        assert near.name == "x"
 
 
 def test_readInto(tree: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from zope.interface import directlyProvides, implementer
 from zope.interface.verify import verifyObject
 
@@ -26,6 +26,7 @@ from castd.files.netascii import (
     NetasciiConverter,
     NetasciiUpload,
     measure,
+    measureAtHand,
 )
 from castd.interfaces import IAwaitedContent, IContent, IUpload
 from castd.packets.netascii import Decoder, encode, growth
@@ -124,6 +125,47 @@ def test_anyStream(wire: bytes, cuts: list[int]) -> None:
     pieces = [wire[start:end] for start, end in pairwise(edges)]
     assert decoded(*pieces) == decoded(wire)
     assert len(decoded(wire)) == len(wire) - wire.count(b"\r\n") - wire.count(b"\r\0")
+
+
+@implementer(IAwaitedContent)
+class Cached(Octets):
+    """Content of which all that is asked for is at hand, or nothing."""
+
+    atHand = True
+
+    def read(self, offset: int, length: int) -> memoryview:
+        raise AssertionError("this might wait for the disk")
+
+    def readInto(self, buffers: Any, offset: int) -> None:
+        for buffer in buffers:
+            buffer[:] = super().read(offset, len(buffer))
+            offset += len(buffer)
+
+    def readAtHand(self, buffers: Any, offset: int) -> bool:
+        if self.atHand:
+            self.readInto(buffers, offset)
+        return self.atHand
+
+    def fetch(self, buffers: Any, offset: int) -> Deferred[None]:
+        return maybeDeferred(self.readInto, buffers, offset)
+
+
+@pytest.mark.parametrize("atHand", [True, False])
+def test_piecesOfTheDisk(atHand: bool) -> None:
+    """Each piece of a large file comes from its own place, be it in memory or fetched, and no more is asked for."""
+    native = b"".join(b"line %d\n" % number for number in range(3 * PIECE // 10))
+    content = Cached(native)
+    index = measureAtHand(content)
+    assert index == measure(Octets(native))
+    found, wire = NetasciiContent(content, index), encode(native)
+    content.atHand = atHand
+    assert found.size == len(wire)
+    for offset in range(0, len(wire), PIECE - 1):
+        buffer = bytearray(min(PIECE - 1, len(wire) - offset))
+        assert found.readAtHand([buffer], offset) or not atHand
+        if not atHand:
+            found.fetch([buffer], offset)
+        assert buffer == wire[offset : offset + len(buffer)]
 
 
 @given(LINES, st.integers(0, 80), st.integers(0, 80))

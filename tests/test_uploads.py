@@ -113,18 +113,20 @@ def test_maskIsNotSet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
-def test_unseen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["", "d/"])
+def test_unseen(tmp_path: Path, folder: str) -> None:
     """Until it is complete there is nothing under its name, and what there is nobody else may read, or gets."""
+    (tmp_path / folder).mkdir(exist_ok=True)
     sink = drop(tmp_path)
-    begun = sink.begin("a", ONE, None)
+    begun = sink.begin(f"{folder}a", ONE, None)
     begun.write(b"half")
-    (only,) = tmp_path.iterdir()
+    (only,) = (tmp_path / folder).iterdir()
     assert only.name.startswith(".")
     assert stat.S_IMODE(only.stat().st_mode) == 0o600
     source = HereDirectory(DirectoryOptions(path=str(tmp_path), ignoreCase=True), maybeDeferred)
     for name in ("a", only.name, only.name.upper(), only.name.replace("s", "\u017f")):
         with pytest.raises(NotFound):
-            source.lookup(name, ONE)
+            source.lookup(folder + name, ONE)
     begun.abort()
 
 
