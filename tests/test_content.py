@@ -217,6 +217,18 @@ def test_linkOutside(tree: Path, target: str) -> None:
         directory(tree).lookup("link", PEER)
 
 
+def test_absoluteLinkInside(tree: Path) -> None:
+    """A link that begins at the root of the machine begins there, in whatever directory it lies."""
+    (tree / "bios" / "deep" / "link").symlink_to(tree / "bios" / "y")
+    assert content(directory(tree), "bios/deep/link") == b"the file y"
+
+
+def test_nothingIsClosed(tree: Path) -> None:
+    """Where each part of a path may be used that is told, and none of them stays open."""
+    parts = (b"bios", b"deep", b"z")
+    assert result(directory(tree).closedAt(parts)) == parts
+
+
 def test_linkInTheWay(tree: Path) -> None:
     """Directories on the way may be links, too, under the same rule."""
     (tree / "current").symlink_to("bios/deep")

@@ -183,9 +183,10 @@ def test_theFormerFileStays(tmp_path: Path) -> None:
         assert case.stored() == {"file": OLD + NEW}
 
 
-def test_aPortThatIsNoSecret(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["octet", "netascii"])
+def test_aPortThatIsNoSecret(tmp_path: Path, mode: str) -> None:
     """Where uploads come to the request port a block shows no address, and nobody wins over anybody."""
-    case = Case(tmp_path, single=True)
+    case = Case(tmp_path, mode, single=True)
     with case.stage:
         old, there = case.begun()
         case.network.advance(SILENT_FOR)

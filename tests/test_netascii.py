@@ -30,6 +30,7 @@ from castd.files.netascii import (
 )
 from castd.interfaces import IAwaitedContent, IContent, IUpload
 from castd.packets.netascii import Decoder, encode, growth
+from tests.support.disks import result
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "tftp.json").read_text())
 LINES = st.lists(st.sampled_from([b"\r", b"\n", b"\0", b"a", b"bc", b"\xff"]), max_size=30).map(b"".join)
@@ -138,6 +139,8 @@ class Cached(Octets):
 
     def readInto(self, buffers: Any, offset: int) -> None:
         for buffer in buffers:
+            if offset + len(buffer) > self.size:
+                raise ContentChanged()
             buffer[:] = super().read(offset, len(buffer))
             offset += len(buffer)
 
@@ -149,6 +152,9 @@ class Cached(Octets):
     def fetch(self, buffers: Any, offset: int) -> Deferred[None]:
         return maybeDeferred(self.readInto, buffers, offset)
 
+    def inBackground(self, function: Any) -> Deferred[Any]:
+        return succeed(("in the background", function()))
+
 
 @pytest.mark.parametrize("atHand", [True, False])
 def test_piecesOfTheDisk(atHand: bool) -> None:
@@ -158,6 +164,7 @@ def test_piecesOfTheDisk(atHand: bool) -> None:
     index = measureAtHand(content)
     assert index == measure(Octets(native))
     found, wire = NetasciiContent(content, index), encode(native)
+    plain = converted(native)
     content.atHand = atHand
     assert found.size == len(wire)
     for offset in range(0, len(wire), PIECE - 1):
@@ -166,6 +173,11 @@ def test_piecesOfTheDisk(atHand: bool) -> None:
         if not atHand:
             found.fetch([buffer], offset)
         assert buffer == wire[offset : offset + len(buffer)]
+        again = bytearray(len(buffer))
+        assert plain.readAtHand([again], offset)
+        assert again == buffer
+    assert result(found.inBackground(lambda: 1)) == ("in the background", 1)
+    assert result(converted(b"octets").inBackground(lambda: 1)) == 1
 
 
 @given(LINES, st.integers(0, 80), st.integers(0, 80))
@@ -259,8 +271,8 @@ def test_convertLarge() -> None:
     converter.convert(octets[2]).addCallback(results.append)
     assert [result.size for result in results] == [2 * AT_ONCE + 2] * 3
     assert thread.jobs == []
-    for result in results:
-        result.close()
+    for each in results:
+        each.close()
     assert [each.closed for each in octets] == [1, 1, 1]
 
 

@@ -184,7 +184,7 @@ def test_abort(tmp_path: Path) -> None:
     begun.write(b"half")
     begun.abort()
     begun.abort()
-    assert everything(tmp_path) == {}
+    assert (everything(tmp_path), sink.uploads.unwritten) == ({}, 0)
     with pytest.raises(Refused):
         begun.write(b"more")
     errors: list[Any] = []
@@ -342,9 +342,9 @@ def test_severalDirectories(tmp_path: Path) -> None:
     chain = SinkChain(sinks)
     for peer in (ONE, TWO):
         begun = result(chain.begin("a", peer, None))
-        begun.write(peer[0].encode())
+        begun.write(peer[0].encode() + b"\r\n")
         begun.commit()
-    assert everything(tmp_path) == {"one/a": b"10.0.0.7", "two/a": b"10.0.0.8"}
+    assert everything(tmp_path) == {"one/a": b"10.0.0.7\r\n", "two/a": b"10.0.0.8\r\n"}
     with pytest.raises(Forbidden, match="by this client"):
         result(chain.begin("a", ("10.0.0.9", 1), None))
 
@@ -391,6 +391,15 @@ def test_linkedDirectory(tmp_path: Path) -> None:
     assert (tmp_path / "today" / "a").read_bytes() == b"x"
     with pytest.raises(Forbidden):
         drop(tmp_path, links="never").begin("logs/b", ONE, None)
+    for number, target in enumerate((".", "today/..", "today/../../" + tmp_path.name, str(tmp_path), "/")):
+        (tmp_path / f"link{number}").symlink_to(target)
+    for number in range(4):
+        assert upload(drop(tmp_path), f"link{number}/b{number}", b"x") is None
+        assert (tmp_path / f"b{number}").exists()
+    (tmp_path / "above").symlink_to("..")
+    for name in ("above/a", "link4/a"):
+        with pytest.raises(Forbidden):
+            drop(tmp_path).begin(name, ONE, None)
 
 
 def test_underAndNetworks(tmp_path: Path) -> None:
@@ -612,6 +621,38 @@ def test_unwritten(tmp_path: Path) -> None:
     assert sink.uploads.unwritten == 0
 
 
+def test_oneAtATime(tmp_path: Path) -> None:
+    """The octets of one upload are written by one thread at a time, in their order, and its client waits for enough."""
+    thread = Later()
+    sink = drop(tmp_path, thread)
+    begun, room, fired = sink.begin("a", ONE, None), None, list[Any]()
+    for number in range(6):
+        room = begun.write(bytes([number]) * WRITE_AT_ONCE)
+        assert len(thread.jobs) == 1
+    assert room is not None
+    room.addCallback(fired.append)
+    begun.commit().addCallback(fired.append)
+    assert len(thread.jobs) == 1
+    thread.run(1)
+    assert fired == []
+    assert len(thread.jobs) == 1
+    thread.run()
+    assert fired == [None, None]
+    assert everything(tmp_path) == {"a": b"".join(bytes([number]) * WRITE_AT_ONCE for number in range(6))}
+
+
+def test_goesOnWriting(tmp_path: Path) -> None:
+    """What has come while the disk was waited for is written as soon as it has answered."""
+    thread = Later()
+    begun = drop(tmp_path, thread).begin("a", ONE, None)
+    begun.write(b"x" * WRITE_AT_ONCE)
+    begun.write(b"y" * WRITE_AT_ONCE)
+    thread.run()
+    assert list(everything(tmp_path).values()) == [b"x" * WRITE_AT_ONCE + b"y" * WRITE_AT_ONCE]
+    begun.abort()
+    thread.run()
+
+
 def test_unwrittenInAll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     Once so much of all uploads waits for the disk, each client waits whose own is more than what is written together;
@@ -770,6 +811,65 @@ def test_codes(numbers: tuple[int, ...], code: int) -> None:
 def test_noAnswerYet(number: int) -> None:
     """Where castd has no descriptor left the client is not answered: it asks again."""
     assert isinstance(file_upload.writeRefusal(OSError(number, os.strerror(number))), Unanswered)
+
+
+@pytest.mark.parametrize(("number", "error"), [(errno.ENOSPC, Full), (errno.EROFS, Forbidden)], ids=errno.errorcode.get)
+def test_createFails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[Refused]) -> None:
+    """Where no file can be made the client is told so before it sends anything, and nothing stays open."""
+    sink = drop(tmp_path)
+    opened = Descriptors()
+
+    def broken(_: int) -> tuple[bytes, int]:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(partial, "create", broken)
+    with pytest.raises(Refused) as refused:
+        sink.begin("a", ONE, None)
+    assert type(refused.value) is error
+    assert opened.left() == []
+
+
+@pytest.mark.parametrize(
+    ("user", "owner", "group", "mode", "theirs"),
+    [
+        (0, 7, 7, 0o400, True),
+        (0, 7, 7, 0o020, False),
+        (0, 7, 7, 0o002, False),
+        (5, 5, 7, 0o200, False),
+        (5, 5, 7, 0o466, True),
+        (5, 7, 6, 0o020, False),
+        (5, 7, 8, 0o020, False),
+        (5, 7, 8, 0o646, True),
+        (5, 7, 7, 0o002, False),
+        (5, 7, 7, 0o660, True),
+    ],
+)
+def test_whoseFile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: int, owner: int, group: int, mode: int, theirs: bool
+) -> None:
+    """The first of user, group and others that castd is one of decides, as in the kernel, whether a file is its own."""
+    sink, lstat = drop(tmp_path, policy="overwrite"), os.lstat
+    (tmp_path / "a").write_bytes(b"old")
+
+    def told(path: Any, **more: Any) -> Any:
+        found = list(lstat(path, **more))
+        found[stat.ST_MODE], found[stat.ST_UID], found[stat.ST_GID] = stat.S_IFREG | mode, owner, group
+        return os.stat_result(found)
+
+    directory = os.open(tmp_path, os.O_RDONLY)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: user)
+        patch.setattr(os, "getegid", lambda: 6)
+        patch.setattr(os, "getgroups", lambda: [8])
+        patch.setattr(os, "lstat", told)
+        try:
+            sink.uploads.checkPolicy(directory, b"a")
+        except Forbidden:
+            assert theirs
+        else:
+            assert not theirs
+        finally:
+            os.close(directory)
 
 
 @pytest.mark.parametrize(("number", "error"), [(errno.ENOSPC, Full), (errno.EIO, Refused)], ids=errno.errorcode.get)
@@ -1004,6 +1104,12 @@ def test_keepBoth(tmp_path: Path) -> None:
     for _ in range(2):
         assert upload(numbered, long, b"") is None
     assert (tmp_path / (long[:253] + ".1")).exists()
+    for _ in range(2):
+        again: Any = timed.beginFor(long, machine, None)
+        again.commit()
+    moment = f".{machine.moment}"
+    assert (tmp_path / (long[: 255 - len(moment)] + moment)).exists()
+    assert (tmp_path / ((long[: 255 - len(moment)] + moment)[:253] + ".1")).exists()
 
 
 def test_keepWhatIsNoFile(tmp_path: Path) -> None:
@@ -1165,6 +1271,8 @@ def test_replacedWhileCreated(tmp_path: Path) -> None:
     second = result(newer)
     with pytest.raises(Forbidden):
         second.write(b"second")
+    with pytest.raises(Forbidden):
+        result(second.commit())
     second.claim()
     thread.jobs.append(creating)
     thread.run()
