@@ -79,8 +79,9 @@ def test_lengths(name: str, error: type[Refused] | None) -> None:
 def test_cutAtNul() -> None:
     """What follows the first zero octet is no part of the name; a name that begins with it is empty."""
     assert parts("boot\0/../x") == (b"boot",)
-    with pytest.raises(Unsupported):
+    with pytest.raises(Unsupported) as refused:
         parts("\0boot")
+    assert refused.value.text == "No file name"
 
 
 @pytest.mark.parametrize(
