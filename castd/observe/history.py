@@ -44,15 +44,19 @@ def isKept(event: LogEvent) -> bool:
 
 def entryOf(event: LogEvent) -> KeptEvent:
     """Return the entry of an event that is kept."""
+    return _entry(event, _machineOf(event), _isServed(event))
+
+
+def _entry(event: LogEvent, machine: str | None, served: bool) -> KeptEvent:
     name = event.get("name")
     fields = {key: value for key, value in event.items() if key[:4] != "log_" or key == "log_format"}
     return KeptEvent(
         time=event.get("log_time", 0.0),
-        address=_machineOf(event),
+        address=machine,
         name=None if name is None else storable(str(name)),
         event=str(event.get("event")),
         failed=isFailure(event),
-        served=_isServed(event),
+        served=served,
         times=1,
         fields=_encode(fields),
     )
@@ -109,7 +113,8 @@ class History:
     def __call__(self, event: LogEvent) -> None:
         if not isKept(event):
             return
-        waiting = self._waiting[_isServed(event)]
+        served = _isServed(event)
+        waiting = self._waiting[served]
         machine, name = _machineOf(event), event.get("name")
         key = (
             machine,
@@ -128,7 +133,7 @@ class History:
             self.lost += 1
             return
         # Only the first of equal events is written: the others cost no entry, which is the dearest part.
-        waiting[key] = (entryOf(event), 1) if found is None else (found[0], found[1] + 1)
+        waiting[key] = (_entry(event, machine, served), 1) if found is None else (found[0], found[1] + 1)
         if self._timer is None and not self._disk.locked:
             self._timer = self._reactor.callLater(DELAY, self._write)
 
