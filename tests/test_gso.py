@@ -52,16 +52,6 @@ def test_oneByOneAfterABurst(ways: tuple[socket.socket, socket.socket]) -> None:
     assert lengths(there, 4) == [10, 10, 2000, 2000]
 
 
-def test_anotherPath(ways: tuple[socket.socket, socket.socket]) -> None:
-    """A socket that is used again for another peer has forgotten the segments of the one before."""
-    here, there = ways
-    bursts = SegmentOption(here, 1500)
-    sendBurst(bursts, here.send, b"a" * 20, 10)
-    bursts.setMtu(1500)
-    here.send(b"b" * 30)
-    assert lengths(there, 3) == [10, 10, 30]
-
-
 class Path:
     """
     A way that carries no segments for now: a buffer that is longer than one datagram is refused with this errno.

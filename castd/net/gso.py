@@ -39,14 +39,7 @@ class SegmentOption:
         self._pause = 0
         self.usable = True
         # A segment and its headers must fit the MTU: the kernel does not fragment segments.
-        self._headers = 28 if sock.family == socket.AF_INET else 48
-        self._largest = mtu - self._headers
-
-    def setMtu(self, mtu: int) -> None:
-        """Use the socket on another path, with this MTU."""
-        self._largest = mtu - self._headers
-        self.disable()
-        self.usable, self._pause = True, 0
+        self._largest = mtu - (28 if sock.family == socket.AF_INET else 48)
 
     def keepWhole(self, octets: int) -> None:
         """Make sure that the kernel does not cut a datagram of this size, whatever was sent before."""

@@ -30,11 +30,10 @@ class SocketPair:
 
     @ivar main: the socket for the peer.
     @ivar twin: the socket for all other senders.
-    @ivar segments: the segmentation option of C{main}.
     @ivar port: the port that uses the sockets; L{None}: they are idle.
     """
 
-    __slots__ = ("_epoll", "main", "port", "segments", "twin")
+    __slots__ = ("_epoll", "main", "port", "twin")
 
     def __init__(self, epoll: EpollSet, pair: tuple[Socket, Socket]) -> None:
         """
@@ -42,7 +41,6 @@ class SocketPair:
         @raise OSError: the sockets cannot be watched.
         """
         self.main, self.twin = pair
-        self.segments = SegmentOption(self.main, 0)
         self.port: UnicastPort | None = None
         self._epoll = epoll
         try:
@@ -115,10 +113,9 @@ class UnicastPort:
         self._receive = pair.main.recv
         self._datagramReceived = protocol.datagramReceived
         self._send: Callable[[Octets], int] = pair.main.send
-        self._segments = pair.segments
+        self._segments = SegmentOption(pair.main, local.mtu)
         try:
             pair.connect(self, peer)
-            pair.segments.setMtu(local.mtu)
             protocol.makeConnection(self)
         except BaseException:
             # The protocol may be a plugin's.  It has not begun, so it is not told of the end.

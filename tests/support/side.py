@@ -170,8 +170,8 @@ class Side:
         """
         for cast in self.listener.casts():
             # The recorder's port stands before the one that sends.
-            pair = getattr(cast.transport, "_port", cast.transport)._pair
-            pair.main.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, step or pair.segments._step)
+            port = getattr(cast.transport, "_port", cast.transport)
+            port._pair.main.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, step or port._segments._step)
 
     def play(self, action: Callable[[Side], object]) -> None:
         """Do something, then let the server read whatever has come, and the clients as well."""
