@@ -122,8 +122,9 @@ class Directory:
 
     def lookup(self, name: str, peer: Peer) -> File | Deferred[IContent]:
         """Open the file of this name for a client whose machine is not known; as L{lookupFor}."""
+        # Which machine asks counts only for a directory with rules.
         plain = self._map.plain
-        return self._lookup(name, self._plainParts(name) if plain else self.partsFor(name, KnownMachine(peer)))
+        return self._lookup(name, _finished(names.parts(name)) if plain else self.partsFor(name, KnownMachine(peer)))
 
     def lookupFor(self, name: str, machine: KnownMachine) -> File | Deferred[IContent]:
         """
@@ -196,15 +197,9 @@ class Directory:
         @param seen: as for L{NameMap.parts}.
         @raise Refused: as L{NameMap.parts}; NotFound also if the directory is not for this client.
         """
-        if self._map.plain:
-            return self._plainParts(name)
         if not self._map.isFor(machine.peer):
             raise NotFound(why="not for this client")
         return _finished(self._map.parts(name, machine, seen))
-
-    def _plainParts(self, name: str) -> names.Parts:
-        """As L{partsFor}, of a directory without rules, which is for all clients."""
-        return _finished(names.parts(name))
 
     def nearest(self, parts: names.Parts) -> Deferred[tuple[int, names.Parts | None]]:
         """Find out how far a path exists, and which name differs from it in case only, as L{Root.nearest}."""

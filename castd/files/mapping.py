@@ -120,8 +120,7 @@ class NameMap:
     Finds the path of a file from the name that a client asks for.
 
     @ivar words: the words in its options.
-    @ivar plain: the parts of a name are those of the path, for every client: neither L{isFor} nor L{parts} need be
-        called.
+    @ivar plain: the parts of a name are those of the path, for every client: L{isFor} need not be asked.
     """
 
     def __init__(self, options: MappedOptions) -> None:
@@ -153,6 +152,8 @@ class NameMap:
         @raise Refused: as L{names.parts<castd.files.names.parts>}; NotFound also if the name is not C{under} it, or the
             value of a word is not known.
         """
+        if self.plain:
+            return names.parts(name)
         found = self.renamed(name, machine, seen)
         under = self.under(machine)
         if under:
