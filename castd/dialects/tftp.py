@@ -139,6 +139,7 @@ class Wire:
     cast = Turn
     reuseDelay = 0.0
     headerLength = tftp.DATA_HEADER
+    farewell = staticmethod(_tftp.farewell)
 
     def __init__(self, terms: AgreedOptions, size: int, policy: RetransmitPolicy, onRequestPort: bool = False) -> None:
         """@param onRequestPort: the transfer has no port of its own (C{single-port})."""
@@ -168,9 +169,6 @@ class Wire:
 
     def grantedOptions(self, request: Request) -> tftp.Options:
         return self.terms.answer
-
-    def farewell(self, request: Request, outcome: str) -> Iterable[tuple[bytes, Peer]]:
-        return _tftp.farewell(request, outcome)
 
     def header(self, number: int) -> bytes:
         return tftp.dataHeader(tftp.wire(number + 1, self.terms.rollover))
