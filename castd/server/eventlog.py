@@ -6,7 +6,7 @@ The events are structured; the observers in L{castd.observe} format them for the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache, partial
 from math import ceil
 from time import time
@@ -17,7 +17,7 @@ from twisted.logger import LogEvent, Logger, LogLevel
 from castd import outcomes
 from castd.errors import CastdError, Denied, Refused
 from castd.interfaces import INegotiatingWire, IWire, Near
-from castd.net.faults import askPlugin
+from castd.net.faults import askPlugin, logFault
 from castd.request import Peer, Request, hostPort
 from castd.units import showDuration
 from castd.verdicts import Facts, Verdict, clip, fieldsOf, isWell, judge, verdictFields
@@ -55,14 +55,10 @@ class Ending(NamedTuple):
     repeated: int = 0
 
 
-def showOptions(options: Iterable[tuple[str, str]]) -> str | None:
-    """Write options as C{blksize=1468 tsize=0}; L{None}: there are none."""
-    return _shownOptions(tuple(options))
-
-
 # What one type of machine asks for, and what it is granted, is the same for all of its kind.
 @lru_cache(256)
-def _shownOptions(options: tuple[tuple[str, str], ...]) -> str | None:
+def showOptions(options: tuple[tuple[str, str], ...]) -> str | None:
+    """Write options as C{blksize=1468 tsize=0}; L{None}: there are none."""
     return clip(" ".join(f"{name}={value}" for name, value in options)) or None
 
 
@@ -83,9 +79,12 @@ def requestFields(request: Request) -> dict[str, object]:
         fields["profiles"] = ", ".join(request.quirks.profiles)
     if request.sentName is not None:
         fields["sent_name"] = clip(request.sentName)
-    # A fault of a plugin costs the event a field, and not a transfer its end: whoever ends it has to go on.
-    locators = [locate for _, locate in asked if locate is not None]
-    if paths := [path for each in locators if (path := askPlugin(partial(each, name), "", "a path cannot be told"))]:
+    paths = []
+    for _, locate in asked:
+        # A fault of a plugin costs the event a field, and not a transfer its end: whoever ends it has to go on.
+        if locate is not None and (path := askPlugin(partial(locate, name), "", "a path cannot be told")):
+            paths.append(path)
+    if paths:
         fields["path"] = clip(", ".join(paths))
     if trace.found and asked and asked[-1][0]:
         fields["source"] = asked[-1][0]
@@ -308,7 +307,7 @@ def receiverLeft(cast: CastProtocol, receiver: Receiver, ending: Ending, now: fl
         "repeats": cast.repeats - repeats,
         "full": cast.full,
         "blksize": cast.wire.blocksize,
-        "group": _group(cast) or None,
+        "group": cast.group and hostPort(cast.group),
         **grantedFields(cast.wire, request),
         **_blockTimes(cast, receiver, ending),
         **clientError(receiver.error),
@@ -383,14 +382,13 @@ def grantedFields(wire: IWire, request: Request) -> dict[str, object]:
     """Return the field of the options that a request was granted; none if there are none, or the wire does not tell."""
     if not (request.options and INegotiatingWire.providedBy(wire)):
         return {}
-
-    def ask() -> str | None:
-        try:
-            return showOptions(wire.grantedOptions(request))
-        except CastdError:
-            return None
-
-    granted = askPlugin(ask, None, "granted options cannot be told")
+    granted = None
+    try:
+        granted = showOptions(tuple(wire.grantedOptions(request)))
+    except CastdError:
+        pass
+    except BaseException:
+        logFault("granted options cannot be told")
     return {} if granted is None else {"granted": granted}
 
 

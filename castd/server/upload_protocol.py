@@ -539,7 +539,7 @@ class UploadProtocol(HalfProtocol):
     def _granted(self) -> str | None:
         """Return the options that the client was granted; L{None}: there are none."""
         terms = self.half.terms if IWindowHalf.providedBy(self.half) else None
-        return None if terms is None else eventlog.showOptions(terms.answer)
+        return None if terms is None else eventlog.showOptions(tuple(terms.answer))
 
     def _clientError(self) -> tuple[int, str] | None:
         """Return code and text of the ERROR of the client; L{None}: it has sent none."""
