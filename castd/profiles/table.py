@@ -177,10 +177,13 @@ class Profiles:
     All that match a request are applied: the least of several bounds counts, an option that one of them does not grant
     is not granted, names are mended by one after the other, and of two that name the block after 65535 the first
     counts.
+
+    @ivar byMachine: some of them depend on what has to be found out of the machine.
     """
 
     def __init__(self, profiles: Iterable[Profile]) -> None:
         self.profiles = tuple(profiles)
+        self.byMachine = any(each.byMachine for each in self.profiles)
         # Not methods: by the cycle of references they would outlive a reload, with their caches.
         self._shaped = lru_cache(_REMEMBERED)(partial(_shaped, self.profiles))
         self._named = lru_cache(_REMEMBERED)(_named)

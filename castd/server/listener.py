@@ -248,7 +248,7 @@ class Listener(DatagramProtocol):
         Find out whether new requests are ignored, and count this one if so.  They are not ignored if there is a
         successor: one that cannot join a group of this process is returned to it.
         """
-        closing = self.draining and self._sessions.successor is None
+        closing = self._drained is not None and self._sessions.successor is None
         if closing:
             self._drop(outcomes.DRAINING)
         return closing
@@ -369,12 +369,10 @@ class Listener(DatagramProtocol):
         if self._closing():
             return
         entry = self._entries[index]
+        profiles, byMachine = self.site.profiles, False
         found: Sequence[Profile] = ()
-        if entry.profiled and self.site.profiles is not None:
-            found = self.site.profiles.matching(request, entry.name)
-        byMachine = False
-        if found:
-            byMachine = any(each.byMachine for each in found)
+        if entry.profiled and profiles is not None and (found := profiles.matching(request, entry.name)):
+            byMachine = profiles.byMachine and any(each.byMachine for each in found)
             request = request if byMachine else self._applyProfiles(request, found)
         if self.site.showsRequests:
             eventlog.requested(entry.name, request)

@@ -388,7 +388,10 @@ class Opener:
 
 def joinable(entry: PortDialect, key: Hashable, request: Request) -> CastProtocol | None:
     """Return the cast that a request fits; of several the one with the largest blocks; L{None}: none."""
-    casts = [cast for cast in entry.shared.get(key, ()) if cast.joinable and entry.dialect.fits(request, cast.wire)]
+    shared = entry.shared.get(key)
+    if shared is None:
+        return None
+    casts = [cast for cast in shared if cast.joinable and entry.dialect.fits(request, cast.wire)]
     return max(casts, key=lambda cast: cast.wire.blocksize, default=None)
 
 
