@@ -153,7 +153,6 @@ MODULES = {
 FUNCTIONS = {
     "cast/lateturn:LateTurn.__init__": BEGUN,
     "cast/lateturn:LateTurn.answerMeasured": MEASURED,
-    "cast/lateturn:LateTurn._interval": MEASURED,
     "cast/lateturn:LateTurn.rttConverged": MEASURED,
     "cast/turn:GenericTurn.__init__": BEGUN,
     "cast/turn:GenericTurn.join": BEGUN,

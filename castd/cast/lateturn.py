@@ -60,9 +60,9 @@ class LateTurn:
     def fastPathBegun(self, numbers: range, now: float) -> float:
         """As C{Turn.fastPathBegun}."""
         self._begun = numbers, now
-        self._rto = RtoEstimator(self._policy.repeat)
-        self._rto.answeredWithin(now - self._joinedAt)
-        return self._interval()
+        self._rto = rto = RtoEstimator(self._policy.repeat)
+        rto.answeredWithin(now - self._joinedAt)
+        return rto.interval(len(numbers) == 1)
 
     @property
     def rttConverged(self) -> bool:
@@ -72,14 +72,9 @@ class LateTurn:
 
     def answerMeasured(self, seconds: float) -> float:
         """As C{Turn.answerMeasured}."""
-        assert self._rto is not None
-        self._rto.sample(seconds)
-        return self._interval()
-
-    def _interval(self) -> float:
-        """Return seconds after which what was sent last is to be repeated."""
         assert self._begun is not None
         assert self._rto is not None
+        self._rto.sample(seconds)
         return self._rto.interval(len(self._begun[0]) == 1)
 
     def make(self) -> Turn:
