@@ -118,10 +118,12 @@ def asJSON(event: LogEvent) -> str | None:
         for key, value in fieldsOf(event):
             members[key] = _jsonValue(value)
     else:
-        members.update(system=event.get("log_namespace"), message=printable(formatEvent(event)))
+        if (system := event.get("log_namespace")) is not None:
+            members["system"] = system
+        members["message"] = printable(formatEvent(event))
     if isinstance(failure := event.get("log_failure"), Failure):
         members["traceback"] = [printable(line) for line in failure.getTraceback().expandtabs(4).splitlines()]
-    return json.dumps({key: value for key, value in members.items() if value is not None}) + "\n"
+    return json.dumps(members) + "\n"
 
 
 def fieldsOf(event: LogEvent) -> Iterator[tuple[str, object]]:
