@@ -38,7 +38,7 @@ from castd.request import Local
 from castd.server.blockcache import BlockCache
 from castd.testing import BytesContent, pattern
 from tests.support.clients.tftp import rrq
-from tests.support.fakes import LOOPBACK, Reactor
+from tests.support.fakes import OWN_LOOPBACK, Reactor
 from tests.support.jobs import ROOT
 from tests.support.needs import needNative
 from tests.support.quick import slowBut
@@ -179,7 +179,7 @@ class Hall:
         ours, client = (self._life.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2))
         for each in (ours, client):
             each.setblocking(False)
-            each.bind((LOOPBACK, 0))
+            each.bind((OWN_LOOPBACK, 0))
         client.connect(ours.getsockname())
         ours.connect(client.getsockname())
         return ours, client

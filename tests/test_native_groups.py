@@ -20,7 +20,7 @@ from castd.native import MasterSteps, StepLists, StepState
 from castd.net.epoll import EpollSet
 from castd.request import Peer
 from tests.support.clients.tftp import rrq
-from tests.support.fakes import LOOPBACK, Reactor
+from tests.support.fakes import OWN_LOOPBACK, Reactor
 from tests.support.needs import needNative
 from tests.support.quick import slowBut
 from tests.support.side import UDP_SEGMENT, GroupSide, ask, countPython, groupScript
@@ -86,7 +86,7 @@ class Group(StepState):
 def bound() -> socket.socket:
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     made.setblocking(False)
-    made.bind((LOOPBACK, 0))
+    made.bind((OWN_LOOPBACK, 0))
     return made
 
 

@@ -6,8 +6,10 @@ A test without real sockets uses L{castd.testing.Host}, which is a reactor on a 
 
 from __future__ import annotations
 
+import os
 import select
 from collections.abc import Callable
+from ipaddress import IPv4Address
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -22,6 +24,9 @@ from castd.request import Local, Peer
 _log = Logger(namespace="castd.tests")
 
 LOOPBACK = "127.0.0.1"
+#: An address of this machine that no other run of the tests uses.  Where every octet is compared, one from elsewhere is
+#: a failure: what another process still sends to a port, when its number has become one of this process.
+OWN_LOOPBACK = str(IPv4Address("127.128.0.0") + os.getpid() % (1 << 22))
 #: Virtual seconds of one turn of the reactor.  With 0, a socket that cannot be read would stop time.
 TURN = 0.001
 

@@ -32,7 +32,7 @@ from castd.server.site import Site
 from castd.testing import BytesContent, pattern
 from castd.testing.site import NoJitterRandom
 from tests.support.clients.tftp import rrq
-from tests.support.fakes import LOOPBACK, Reactor
+from tests.support.fakes import OWN_LOOPBACK, Reactor
 from tests.support.log import observed
 from tests.support.turns import state, toldTurn
 
@@ -103,7 +103,7 @@ class Side:
         self.source = Source(FILES)
         self.site.open([self.source], (), None)
         self.listener = self.listens()
-        self.port = self.ports.listen(0, self.listener, LOOPBACK)
+        self.port = self.ports.listen(0, self.listener, OWN_LOOPBACK)
         self.clients = [self.socket() for _ in range(clients)]
         self.stranger = self.socket()
         self._mark = self.socket()
@@ -143,7 +143,7 @@ class Side:
         made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         made.setblocking(False)
-        made.bind((LOOPBACK, 0))
+        made.bind((OWN_LOOPBACK, 0))
         return made
 
     def close(self) -> None:
