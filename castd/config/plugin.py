@@ -12,7 +12,7 @@ hides one of two modules with the same name, and keeps a cache on disk (C{docs/d
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -248,19 +248,29 @@ def requireProvided(made: object, interface: type[Interface]) -> None:
     try:
         verifyObject(interface, made, tentative=True)
     except Invalid as error:
-        missing, wrong = list[str](), list[str]()
-        for each in getattr(error, "exceptions", (error,)):
-            if isinstance(each, BrokenMethodImplementation):
-                wrong.append(f"{each.method.getName()}{each.method.getSignatureString()}: {each.mess}")
-            elif isinstance(each, BrokenImplementation):
-                missing.append(getattr(each.name, "__name__", each.name))
-        missing = [name for name in missing if not isinstance(getattr(type(made), name, None), property)]
-        wrong = [f"it has no {', '.join(missing)}"][: len(missing)] + wrong
-        if wrong:
-            name = f"{type(made).__module__}.{type(made).__qualname__}"
-            raise ConfigError(f"{name} is no {interface.__name__} of this castd: {'; '.join(wrong)}") from None
+        faults = list(_lacks(made, getattr(error, "exceptions", (error,))))
     except Exception:
+        # A property has failed while it was compared.
         return
+    else:
+        return
+    if faults:
+        name = f"{type(made).__module__}.{type(made).__qualname__}"
+        raise ConfigError(f"{name} is no {interface.__name__} of this castd: {'; '.join(faults)}")
+
+
+def _lacks(made: object, errors: Iterable[Invalid]) -> Iterator[str]:
+    """Return what an object lacks of an interface, from what C{verifyObject} says of it."""
+    missing, methods = list[str](), list[str]()
+    for each in errors:
+        if isinstance(each, BrokenMethodImplementation):
+            methods.append(f"{each.method.getName()}{each.method.getSignatureString()}: {each.mess}")
+        elif isinstance(each, BrokenImplementation):
+            missing.append(getattr(each.name, "__name__", each.name))
+    # A property that raises AttributeError is there.
+    if absent := [name for name in missing if not isinstance(getattr(type(made), name, None), property)]:
+        yield f"it has no {', '.join(absent)}"
+    yield from methods
 
 
 def _showException(error: BaseException) -> str:
