@@ -316,11 +316,12 @@ def test_failures() -> None:
     assert [(each["verdict"], each["why"]) for each in failed] == [("unanswered", why), (None, None)]
 
 
+@pytest.mark.parametrize("end", ["; {}: put it there", ": {}"])
 @pytest.mark.parametrize("cause", ["no source has it", "a\nb"])
-def test_theVerdictIsSaidOnce(cause: str) -> None:
-    """A failure whose line ends with its verdict, which may be escaped there, is shown without that end."""
+def test_theVerdictIsSaidOnce(cause: str, end: str) -> None:
+    """A failure whose line ends with its verdict or its cause, perhaps escaped, is shown without that end."""
     told = found(
-        message=printable(f"x: silent; {cause}: put it there"),
+        message=printable("x: silent" + end.format(cause)),
         fields={"verdict": "missing", "cause": cause, "cure": "put it there"},
     )
     (failed,) = json.loads(Web(failures=lambda most: succeed([told])).get("/status.json").body)["failures"]

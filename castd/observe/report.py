@@ -377,8 +377,8 @@ def _failure(found: Found) -> FailureReport:
     message, why = found["message"], None
     if isinstance(verdict, str):
         why = f"{cause}: {cure}"
-        # Its line may end with the same, escaped: castd.verdicts.remark.
-        message = message.removesuffix(printable(f"; {why}"))
+        # Its line may end with the same, escaped (castd.verdicts.remark), or with the cause as its reason.
+        message = message.removesuffix(printable(f"; {why}")).removesuffix(printable(f": {cause}"))
     return {
         "time": found["time"],
         "address": found["address"],
