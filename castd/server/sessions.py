@@ -231,9 +231,10 @@ class Opener:
             (
                 peer
                 for peer, receiver in cast.receivers.items()
-                if entry.dialect.sameMachine(request, receiver.request)
+                # First what costs least: where a whole hall joins at once, nobody has been there for so long.
+                if now - receiver.since >= STALE
+                and entry.dialect.sameMachine(request, receiver.request)
                 and not cast.heard(peer)
-                and now - receiver.since >= STALE
             ),
             None,
         )
