@@ -231,10 +231,9 @@ class Opener:
             (
                 peer
                 for peer, receiver in cast.receivers.items()
-                # First what costs least: where a whole hall joins at once, nobody has been there for so long.
-                if now - receiver.since >= STALE
-                and entry.dialect.sameMachine(request, receiver.request)
+                if entry.dialect.sameMachine(request, receiver.request)
                 and not cast.heard(peer)
+                and now - receiver.since >= STALE
             ),
             None,
         )
