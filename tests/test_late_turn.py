@@ -25,7 +25,7 @@ from castd.server.cast_protocol import CastProtocol
 from tests.support.clients.tftp import rrq
 from tests.support.log import plainFields
 from tests.support.quick import slowBut
-from tests.support.side import FILES, Side, act, ask, script, together
+from tests.support.side import FILES, Side, act, ask, script, together, unnumbered
 from tests.support.turns import state, toldTurn
 
 SEEDS = range(int(os.environ.get("CASTD_SCRIPTS", "15")))
@@ -60,9 +60,7 @@ class TurnSide(Side):
         """Return the state of each cast, with the numbers of the clients in place of their ports."""
         casts = sorted(self.listener.casts(), key=lambda cast: cast.opened)
         told = [str(state(toldTurn(cast))) for cast in casts if isinstance(cast, CastProtocol)]
-        for number, peer in enumerate(self.names):
-            told = [each.replace(f"'{peer[1]}'", f"client {number}") for each in told]
-        return told
+        return [unnumbered(each, (port for _, port in self.names)) for each in told]
 
     def fields(self) -> list[dict[str, object]]:
         """Return the fields of all events, without the numbers of ports."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import random
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -267,15 +267,19 @@ class GroupSide(Side):
             found.append((
                 cast._steps, cast._steppedAt, cast.due, cast._interval, cast._nextBlock, cast.progress(),
                 len(cast._prepared.images), None if master is None else (master.noted, master.stop, master.drawn),
-                self.unnumbered(repr(state(toldTurn(cast)))),
+                unnumbered(repr(state(toldTurn(cast))), self.numbers),
             ))  # fmt: skip
         return found
 
-    def unnumbered(self, text: str) -> str:
-        """Return a text without the numbers of the clients' ports."""
-        for index, client in enumerate(self.numbers):
-            text = text.replace(f"'{client}'", f"'client {index}'")
-        return text
+
+def unnumbered(text: str, ports: Iterable[int]) -> str:
+    """
+    Return a text of L{state} with the numbers of the clients in place of their ports.  Only what stands behind an
+    address is one: a file may have as many blocks as the number of a port.
+    """
+    for index, port in enumerate(ports):
+        text = text.replace(f"{OWN_LOOPBACK}'\", '{port}'", f"{OWN_LOOPBACK}'\", 'client {index}'")
+    return text
 
 
 class OneGroup(GroupPool):
