@@ -17,7 +17,7 @@ from twisted.logger import LogEvent, Logger, LogLevel
 from castd import outcomes
 from castd.errors import CastdError, Denied, Refused
 from castd.interfaces import INegotiatingWire, IWire, Near
-from castd.net.faults import askPlugin, logFault
+from castd.net.faults import askPlugin
 from castd.request import Peer, Request, hostPort
 from castd.units import showDuration
 from castd.verdicts import Facts, Verdict, clip, fieldsOf, isWell, judge, verdictFields
@@ -382,13 +382,14 @@ def grantedFields(wire: IWire, request: Request) -> dict[str, object]:
     """Return the field of the options that a request was granted; none if there are none, or the wire does not tell."""
     if not (request.options and INegotiatingWire.providedBy(wire)):
         return {}
-    granted = None
-    try:
-        granted = showOptions(tuple(wire.grantedOptions(request)))
-    except CastdError:
-        pass
-    except BaseException:
-        logFault("granted options cannot be told")
+
+    def ask() -> str | None:
+        try:
+            return showOptions(tuple(wire.grantedOptions(request)))
+        except CastdError:
+            return None
+
+    granted = askPlugin(ask, None, "granted options cannot be told")
     return {} if granted is None else {"granted": granted}
 
 

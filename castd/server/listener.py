@@ -248,7 +248,7 @@ class Listener(DatagramProtocol):
         Find out whether new requests are ignored, and count this one if so.  They are not ignored if there is a
         successor: one that cannot join a group of this process is returned to it.
         """
-        closing = self._drained is not None and self._sessions.successor is None
+        closing = self.draining and self._sessions.successor is None
         if closing:
             self._drop(outcomes.DRAINING)
         return closing
