@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import Serve
-from tests.support.jobs import Job
+from tests.support.jobs import Job, atOnce
 from tests.support.lab.castd import TREE, Shelf
 from tests.support.lab.clients import SERVER, curl
 from tests.support.lab.hall import Hall, Host, ip
@@ -47,11 +47,18 @@ def far(hall: Hall, serve: Serve) -> Host:
     return Host(hall, "far", netns, (FAR,))
 
 
-def get(host: Host, name: str, server: str = SERVER, mask: str = "255.255.0.0") -> tuple[Job, Path]:
-    copy = host.folder / "copy"
-    copy.unlink(missing_ok=True)
-    words = [sys.executable, str(CLIENT), server, mask, name, str(copy)]
-    return host.start(words, cwd=TREE, env={"PYTHONPATH": str(TREE)}), copy
+def get(name: str, *hosts: Host, server: str = SERVER, mask: str = "255.255.0.0") -> list[tuple[Job, Path]]:
+    """
+    Have these hosts ask for a file at once: for one that asked after the gathering the start would be sent again.
+    """
+    jobs = []
+    for host in hosts:
+        copy = host.folder / "copy"
+        copy.unlink(missing_ok=True)
+        words = [sys.executable, str(CLIENT), server, mask, name, str(copy)]
+        jobs.append((host.start(words, cwd=TREE, env={"PYTHONPATH": str(TREE)}), copy))
+    atOnce([job for job, _ in jobs], SECONDS)
+    return jobs
 
 
 def heard(netns: str, device: str) -> int:
@@ -75,8 +82,7 @@ def test_together(hall: Hall, shelf: Shelf, far: Host, count: int, percent: floa
         if percent:
             need("nft")
             loss = life.enter_context(lossy(hall, [client.name for client in clients], percent))
-        jobs = [get(client, name) for client in clients]
-        for job, copy in jobs:
+        for job, copy in get(name, *clients):
             done = job.finish(SECONDS)
             assert done.code == 0, done.text
             assert copy.read_bytes() == data
@@ -91,7 +97,7 @@ def test_otherWire(hall: Hall, shelf: Shelf, far: Host) -> None:
     name = shelf.sized(SIZE)
     bystander = hall.clients(4)[3]
     before = bystander.counters()
-    job, copy = get(far, name, FAR_SERVER)
+    ((job, copy),) = get(name, far, server=FAR_SERVER)
     assert job.finish(SECONDS).code == 0, job.text()
     assert copy.read_bytes() == shelf[name]
     assert bystander.counters().since(before).heardOctets < SIZE / 100
@@ -102,7 +108,7 @@ def test_otherMask(hall: Hall, shelf: Shelf) -> None:
     name = shelf.sized(SIZE)
     clients, bystander = hall.clients(4)[:2], hall.clients(4)[3]
     before = bystander.counters()
-    job, copy = get(clients[0], name, mask="255.255.255.0")
+    ((job, copy),) = get(name, clients[0], mask="255.255.255.0")
     plain = curl.get(clients[1], name, "--tftp-blksize", "1428")
     assert job.finish(SECONDS).code == 0, job.text()
     assert copy.read_bytes() == shelf[name] == plain.result().data
@@ -115,8 +121,7 @@ def test_nobodyHears(hall: Hall, shelf: Shelf) -> None:
     name = shelf.sized(SIZE)
     clients = hall.clients(9)[4:]
     with lossy(hall, [client.name for client in clients], 100, "to", "ip daddr 10.77.255.255") as loss:
-        jobs = [get(client, name) for client in clients]
-        for job, copy in jobs:
+        for job, copy in get(name, *clients):
             assert job.finish(SECONDS).code == 0, job.text()
             assert copy.read_bytes() == shelf[name]
         assert loss.dropped() > 0

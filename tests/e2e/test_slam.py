@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Serve
-from tests.support.jobs import Job
+from tests.support.jobs import Job, atOnce
 from tests.support.lab.castd import TREE, Shelf, command
 from tests.support.lab.clients import SERVER, atftp
 from tests.support.lab.hall import Hall, Host
@@ -26,10 +26,10 @@ SIZE = 1024 * 1024
 SECONDS = 120.0
 
 
-def start(host: Host, kind: str, port: int = 10000, seed: int = 0) -> Job:
+def start(host: Host, kind: str, port: int = 10000, seed: int = 0, *more: str) -> Job:
     """A client begins; the group is 239.255.1.1, at the port of the server's number."""
     words = [sys.executable, str(CLIENT), "--kind", kind, "--server", f"{SERVER}:{port}", "--seed", str(seed)]
-    more = ["--group", f"239.255.1.1:{port}", "--interface", host.addresses[0], "--limit", str(SECONDS)]
+    words += ["--group", f"239.255.1.1:{port}", "--interface", host.addresses[0], "--limit", str(SECONDS)]
     return host.start([*words, *more])
 
 
@@ -76,7 +76,9 @@ def test_atOnce(hall: Hall, shelf: Shelf, kinds: str, count: int) -> None:
     server = hall.hosts["server"]
     before = server.counters()
     names = ["ipxe", "etherboot"] if kinds == "mixed" else [kinds]
-    jobs = [start(host, names[number % len(names)], seed=number) for number, host in enumerate(hall.clients(count))]
+    hosts = enumerate(hall.clients(count))
+    jobs = [start(host, names[number % len(names)], 10000, number, "--wait") for number, host in hosts]
+    atOnce(jobs, SECONDS)
     results = [result(job) for job in jobs]
     assert [each["sha256"] for each in results] == [digest(shelf, f"size-{SIZE}")] * count, results
     assert all(not each["failed"] and not each["resets"] for each in results)

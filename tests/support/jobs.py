@@ -164,6 +164,19 @@ class Job:
         self.end()
 
 
+def atOnce(jobs: Sequence[Job], seconds: float) -> None:
+    """
+    Let programs begin in one moment that say C{ready} when they have been loaded and then wait for a line: a busy
+    machine loads one of several seconds after another.
+
+    @raise Late: if one is not ready in time.
+    """
+    for job in jobs:
+        job.until("ready", seconds)
+    for job in jobs:
+        job.say("go\n")
+
+
 @contextmanager
 def running(*command: str | Path, **environ: str) -> Iterator[subprocess.Popen[str]]:
     """Run castd in a process, from the sources that the tests belong to, and end it on leaving the context."""

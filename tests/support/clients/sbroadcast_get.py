@@ -2,6 +2,9 @@
 Fetch a file by subnet broadcast with castd's own receiving half, which has no URL: for tests with real sockets.
 
     python tests/support/clients/sbroadcast_get.py 10.77.0.1 255.255.0.0 name copy
+
+It says "ready" when it has been loaded, and asks when it reads a line: several are to ask at once, however busy the
+machine is that loads them.
 """
 
 from __future__ import annotations
@@ -32,4 +35,7 @@ def main(reactor: Any, *words: str) -> Deferred[None]:
 
 
 if __name__ == "__main__":
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
     react(main, sys.argv[1:])

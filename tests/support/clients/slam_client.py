@@ -345,7 +345,12 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output")
+    parser.add_argument("--wait", action="store_true", help="say 'ready' when loaded, and begin when a line is read")
     options = parser.parse_args()
+    if options.wait:
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
+        sys.stdin.readline()
     client = KINDS[options.kind](options.seed)
     began = time.monotonic()
     run(client, options.server, options.group, options.interface, options.limit)
