@@ -203,6 +203,7 @@ def test_control(tmp_path: Path) -> None:
         client.close()
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 def test_page(tmp_path: Path) -> None:
     """
@@ -232,6 +233,7 @@ def test_page(tmp_path: Path) -> None:
         eventually(lambda: digest in server.get("")[1], "the page with this digest", 20)
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 def test_pageElsewhere(tmp_path: Path) -> None:
     """At an address that others reach there is no page unless the service file says so; then any name will do."""

@@ -72,6 +72,7 @@ def test_headersThatGetLonger(blksize: int, count: int) -> None:
     assert number == count
 
 
+@pytest.mark.slow
 def test_preparedStepsAreBounded() -> None:
     """Every receiver finds its steps, whatever window it has and wherever it begins, but only a few are kept."""
     content = BytesContent("f", bytes(SIZE))

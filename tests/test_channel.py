@@ -65,6 +65,7 @@ def test_said(ends: Ends) -> None:
     ends.b.send({"say": "stop"})
 
 
+@pytest.mark.slow
 def test_full(ends: Ends) -> None:
     """While the other end does not read, words wait in their order and datagrams beyond the bound are lost."""
     many = 3 * MOST_WAITING
@@ -209,8 +210,9 @@ def test_noSocket(tmp_path: Path) -> None:
         b'{"say": "begin"}\n',
     ],
 )
-def test_noMessage(said: bytes) -> None:
+def test_noMessage(said: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who talks something else through the channel passes nothing on."""
+    monkeypatch.setattr(predecessor, "DEATH_TIMEOUT", 0.01)
     ours, theirs = socketPair()
     with ours, theirs:
         ours.send(said)
@@ -241,8 +243,9 @@ def test_orphaned() -> None:
         each.close()
 
 
-def test_disorder() -> None:
+def test_disorder(monkeypatch: pytest.MonkeyPatch) -> None:
     """A predecessor that says something else before it has passed its sockets on is not taken over from."""
+    monkeypatch.setattr(predecessor, "DEATH_TIMEOUT", 0.01)
     ours, theirs = socketPair()
     sendPacket(ours, Packet({"say": "read"}))
     with pytest.raises(EOFError, match="'read'"):

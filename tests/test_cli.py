@@ -70,6 +70,7 @@ def test_version() -> None:
     assert (result.exit_code, result.stdout) == (0, f"castd, version {__version__} ({native.describe()})\n")
 
 
+@pytest.mark.slow
 def test_module() -> None:
     """`python -m castd` is the same command."""
     said = subprocess.run(
@@ -456,6 +457,7 @@ def test_checkReadOnly(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.root
 def test_startReadOnly(folder: Path) -> None:
     """A start says the same, where a file system is really mounted so."""
@@ -651,6 +653,7 @@ def test_schema() -> None:
     assert "transports.tftp" in json.loads(result.stdout)["$defs"]
 
 
+@pytest.mark.slow
 def test_serveBad(folder: Path) -> None:
     """`castd serve` with a bad file is a line for each fault and status 78 (EX_CONFIG)."""
     said = subprocess.run(
@@ -716,6 +719,7 @@ def test_folderByMistake(folder: Path) -> None:
     assert (said.exit_code, said.stderr) == (78, f"{folder}/boot: cannot be read: Is a directory\n")
 
 
+@pytest.mark.slow
 def test_tooLongToLookAt(folder: Path) -> None:
     """Where the system cannot say whether there is a file, a start tells its reason, and has no traceback."""
     long = "x" * 300
@@ -1011,6 +1015,7 @@ def test_noNumber(command: str) -> None:
     assert "'nan' is not a number of seconds" in said.output
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 def test_closedStreams(folder: Path) -> None:
     """

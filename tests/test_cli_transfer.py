@@ -469,6 +469,7 @@ class TestSinks:
 
 @pytest.mark.loopback
 class TestProcess:
+    @pytest.mark.slow
     def test_real_reactor(self, tmp_path: Path) -> None:
         """The command runs the reactor by itself: a closed port ends it at once, with status 1."""
         code = "from castd.cli.transfer import get; get()"

@@ -820,6 +820,7 @@ class TestLoopback:
             await fetch(reactor, url, ReceivedFile()).addTimeout(30, reactor)
         assert found == [0]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("put", "kind"),
         slowBut(
@@ -846,6 +847,7 @@ class TestLoopback:
         )
         assert (ran.returncode, "is closed: no server listens there" in ran.stderr) == (1, True), ran.stderr
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
     @pytest_twisted.ensureDeferred
     async def test_othersPortsClosed(self, host: str) -> None:

@@ -239,6 +239,7 @@ def test_wrong(line: str, complaint: str) -> None:
     assert faults(transport(line)) == [f"x.yaml:{number}: transports.tftp.{complaint}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
@@ -482,6 +483,7 @@ def test_notUtf8() -> None:
         yaml.parse(b"castd: 1\nword: \xff\n", "x.yaml")
 
 
+@pytest.mark.slow
 def test_aliases() -> None:
     """An anchor may be used again; what refers to itself, or unfolds without end, is refused in time."""
     config = read(START + "transports:\n  tftp: {port: &port 1069}\n  slam: {port: *port, file: a}\n")

@@ -67,6 +67,7 @@ def test_outsider(folder: Path) -> None:
     assert fountain.options().port == 7777
 
 
+@pytest.mark.slow
 def test_outsidersPath(tmp_path: Path) -> None:
     """The folder is found through PYTHONPATH in a fresh process, and no cache is written into it."""
     below = tmp_path / "castd" / "plugins"

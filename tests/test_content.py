@@ -111,6 +111,7 @@ def _noneLeft(tmp_path: Path) -> Iterator[None]:
     assert descriptors(tmp_path) == 0
 
 
+@pytest.mark.slow
 def test_interfaces(tree: Path) -> None:
     """Directory, chain and file are what their interfaces promise."""
     source = directory(tree)
@@ -366,6 +367,7 @@ def test_ignoreCaseEachDirectory(tree: Path) -> None:
         source.lookup("boot/none", PEER)
 
 
+@pytest.mark.slow
 def test_ignoreCaseAsRulesDo() -> None:
     """No two names are one without case that a pattern of an access rule tells apart."""
     alike: dict[str, list[str]] = {}
@@ -400,6 +402,7 @@ def test_ignoreCaseByCharacters(tree: Path, name: str, file: str | None) -> None
         source.lookup(name, PEER)
 
 
+@pytest.mark.slow
 def test_ignoreCaseBounded(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many directories fit, so many ways are tried and no more."""
     step, walks = tree, list[int]()

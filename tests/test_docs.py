@@ -168,6 +168,7 @@ def emitted() -> Iterator[str]:
                         yield str(value.value)
 
 
+@pytest.mark.slow
 def test_events() -> None:
     """docs/operations.md names every event and every outcome, and none that castd does not log."""
     page = (ROOT / "docs" / "operations.md").read_text()
@@ -300,6 +301,7 @@ def defined(file: str) -> set[str]:
     return {name for name in functions if name.startswith("test_")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", promises(), ids=lambda rows: rows[0][0][:40])
 def test_promises(rows: list[tuple[str, str]]) -> None:
     """The page on security names for each promise a test that is there, by its name and file or by its file alone."""

@@ -279,6 +279,7 @@ def about(tmp_path_factory: pytest.TempPathFactory) -> None:
     ABOUT.extend(samples(subject(tmp_path_factory.mktemp("about"), tftp=TFTP), FakeMachine()))
 
 
+@pytest.mark.slow
 @given(st.lists(RULES, max_size=3))
 def test_anyRule(rules: list[list[dict[str, Any]]]) -> None:
     """Expressions that no nft has written yet are no fault: what is not known may match."""

@@ -239,6 +239,7 @@ def test_sideBySide(seed: int) -> None:
     assert not whole.advanced
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rollover", [0, 1])
 @pytest.mark.parametrize("windowsize", [1, 4])
 def test_behindTheWrap(windowsize: int, rollover: int) -> None:

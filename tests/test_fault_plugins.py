@@ -228,6 +228,7 @@ def healthy(results: dict[str, object]) -> None:
     assert results == {name: wanted.get(name, True) for name in results}
 
 
+@pytest.mark.slow
 def test_everythingIsCalled(stage: Stage) -> None:
     """Without a bug all are served, and every method of the seams is called."""
     for name in ("ICast.none", "IWire.none"):

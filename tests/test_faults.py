@@ -97,6 +97,7 @@ def test_aCallFails(world: World, breaker: Breaker, name: str, number: int, long
     serves(world)
 
 
+@pytest.mark.slow
 def test_everythingIsServed(world: World, breaker: Breaker) -> None:
     """Without a fault all are served, and every call that has a row is made."""
     serves(world)

@@ -99,6 +99,7 @@ def test_serverOfAnother(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert (said.exit_code, said.stderr.startswith(f"Error: {tmp_path}/xxx")) == (1, True), said.output
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 def test_serves(tmp_path: Path) -> None:
     """A directory is served on a real socket, the service file is printed, and nothing of it is left behind."""

@@ -79,6 +79,7 @@ def test_sameWithout(monkeypatch: pytest.MonkeyPatch, seed: int, loss: float) ->
     assert events == asked[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", slowBut(lambda loss: loss == 0.05, [0.0, 0.05, 0.2]))
 def test_sameIfAnswersTakeLong(monkeypatch: pytest.MonkeyPatch, loss: float) -> None:
     """

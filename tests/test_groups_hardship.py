@@ -64,6 +64,7 @@ class Group:
         return float(blocks / (len(self.content) // 1428 + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("latency", [0.0002, 0.03])
 def test_aListenersFirstAnswerIsLost(latency: float) -> None:
     """The first OACK of a listener is lost: it comes again before the first block, and the file goes out once."""
@@ -105,6 +106,7 @@ def test_aMasterRestarts(samePort: bool) -> None:
         assert group.cost < 1.0 + sent[0] + 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", slowBut(lambda seconds: seconds == 20.0, (5.0, 10.0, 20.0, 45.0)))
 def test_aHallIsSwitchedOffAndOn(seconds: float) -> None:
     """All machines of a hall are switched off in mid-pass, and on again: they are served as if they had just come."""
@@ -173,6 +175,7 @@ def remembered(group: Group) -> set[str]:
     return {host for host, _ in group.stage.site.deafMachines.remembered(group.network.seconds())}
 
 
+@pytest.mark.slow
 def test_twoDeafMachinesAskFirst() -> None:
     """Two stock iPXE ask before fourteen atftp: two files by unicast and one to the group, and no atftp is blamed."""
     group = Group([IPXE] * 2 + [ATFTP] * 14)
@@ -188,6 +191,7 @@ def test_twoDeafMachinesAskFirst() -> None:
         assert group.cost <= 1.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", slowBut(lambda first: first == 3, range(1, 13)))
 def test_howeverManyDeafMachinesAskFirst(first: int) -> None:
     """Each of them costs a file by unicast, and for each eight of them one of the others may."""
@@ -221,6 +225,7 @@ def test_notRemembered() -> None:
         assert remembered(group) == set()
 
 
+@pytest.mark.slow
 def test_rememberedForAWhile() -> None:
     """A deaf machine is in no group until C{deaf-for} is over; the log says for how long."""
     group = Group([IPXE, ATFTP], deafFor=100)
@@ -349,6 +354,7 @@ def test_oneMachineWithEightPorts(pause: float) -> None:
         assert max(machine.ended for machine in group.machines) < 11.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("latency", "size"), [(0.075, 300_000), (0.018, 1_400_000)])
 def test_answersTakeLong(latency: float, size: int) -> None:
     """

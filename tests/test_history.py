@@ -322,6 +322,7 @@ def test_batches() -> None:
     assert len(kept.held) == 1
 
 
+@pytest.mark.slow
 def test_slowDisk() -> None:
     """While the disk hangs a bounded number of events waits, the others are counted, and a stranger takes no place."""
     kept = Kept()
@@ -372,6 +373,7 @@ def test_age() -> None:
     assert [each["name"] for each in kept.found()] == ["young", "now"]
 
 
+@pytest.mark.slow
 def test_size(tmp_path: Path) -> None:
     """The file does not grow beyond its bound, and the latest events are those that are kept."""
     file = tmp_path / "history.sqlite"
@@ -385,6 +387,7 @@ def test_size(tmp_path: Path) -> None:
     assert len(names) > 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("inMemory", [True, False])
 def test_sizeOfABurst(tmp_path: Path, inMemory: bool) -> None:
     """As many events at once as can wait do not make the history larger than its bound, in memory or in a file."""
@@ -410,6 +413,7 @@ def test_logBesideTheFile(tmp_path: Path) -> None:
     assert log.stat().st_size == eventstore.LARGEST_LOG
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isRead", [False, True])
 def test_smallerBound(tmp_path: Path, isRead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file whose bound was larger gives its room back, as soon as no other process reads it; the latest are kept."""

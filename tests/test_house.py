@@ -55,6 +55,7 @@ def test_noClassNameTwice() -> None:
 MOST_ANY, MOST_IGNORED = 18, 4
 
 
+@pytest.mark.slow
 def test_fewEscapesFromTypes() -> None:
     """No more lines escape the types than when this was written, each where a library has no types itself."""
     lines = [line for path in CODE for line in path.read_text().splitlines()]
@@ -62,6 +63,7 @@ def test_fewEscapesFromTypes() -> None:
     assert sum("type: ignore" in line for line in lines) <= MOST_IGNORED
 
 
+@pytest.mark.slow
 def test_whatIsReferredToIsThere() -> None:
     """A docstring or comment that names an attribute of a class of castd names one that the class, or a base, has."""
     text: dict[str, str] = {}

@@ -222,6 +222,7 @@ class FirstSide(TurnSide):
             super().play(action)
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 @pytest.mark.parametrize("seed", slowBut(lambda seed: seed < 6, range(6 * len(SEEDS))))
 def test_firstAnswer(seed: int, longVisits: None) -> None:

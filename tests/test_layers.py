@@ -42,6 +42,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_kept() -> None:
     """castd keeps every contract."""
     assert broken(ROOT) == set()

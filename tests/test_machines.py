@@ -248,6 +248,7 @@ def test_anyLeaseFile(form: str, text: str) -> None:
         assert (plainAddress(ip), validMac(lease.mac), lease.ip) == (ip, lease.mac, ip)
 
 
+@pytest.mark.slow
 @given(st.sampled_from([("isc", ISC), ("kea", KEA), ("dnsmasq", DNSMASQ)]), st.integers(0, 1500), st.binary(max_size=4))
 def test_damagedLeaseFile(file: tuple[str, str], at: int, damage: bytes) -> None:
     """A file that is cut or damaged anywhere costs the leases there, and raises nothing."""
@@ -328,6 +329,7 @@ def test_readOnce(tmp_path: Path) -> None:
     assert len(read) == 2
 
 
+@pytest.mark.slow
 def test_whoGivesUp(tmp_path: Path, events: list[LogEvent]) -> None:
     """Who waits no longer for what the kernel knows of a machine is let go of, and that is no fault."""
     thread = Later()

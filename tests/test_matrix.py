@@ -25,6 +25,7 @@ def read(habit: Habit, weather: Weather, machines: int = 1, seed: int = 3) -> tu
     return stage, clients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("habit", slowBut(lambda habit: habit in (PLAIN, HPA), HABITS), ids=lambda habit: habit.name)
 def test_runs(habit: Habit) -> None:
     """The table's seconds and datagrams, for this client in every weather; whoever is done has the file."""

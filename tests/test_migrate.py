@@ -103,6 +103,7 @@ def test_starts(path: Path, tmp_path: Path) -> None:
     assert checked.exit_code == 0, checked.output
 
 
+@pytest.mark.slow
 def test_enough() -> None:
     """The corpus has at least thirty configurations, of every server; ten are compared with the server itself."""
     cases = [yaml.safe_load(path.read_text()) for path in CORPUS]
@@ -125,6 +126,7 @@ SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), STRINGS)
 VALUES = st.dictionaries(STRINGS, st.one_of(SCALARS, st.lists(SCALARS), st.dictionaries(STRINGS, SCALARS)), min_size=1)
 
 
+@pytest.mark.slow
 @given(VALUES)
 def test_whateverStandsThere(value: dict[str, Value]) -> None:
     """Whatever names and paths a configuration has, they are the same text in the service file."""

@@ -165,6 +165,7 @@ def test_events() -> None:
             assert re.search(rf"^\|.*`{event}`.*\|", page, re.MULTILINE), event
 
 
+@pytest.mark.slow
 def test_promtool(tmp_path: Path) -> None:
     """Prometheus' own tool takes the rules, finds that each fires when it should, and likes the metrics."""
     # It writes to /tmp else, where not everybody may.

@@ -93,6 +93,7 @@ def machine(stage: MtftpStage, kind: type[Client]) -> Any:
     return kind(stage.network.host("10.0.0.9/16"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "limit", "rate"),
     slowBut(

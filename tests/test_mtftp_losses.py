@@ -101,6 +101,7 @@ def test_seconds(count: int, limit: float) -> None:
     assert seconds <= limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bursts", [False, True], ids=["5 %", "bursts"])
 def test_holesAreSeen(monkeypatch: pytest.MonkeyPatch, bursts: bool) -> None:
     """If the next block followed the second copy of each already, these runs would show wrong images."""

@@ -62,6 +62,7 @@ def number(sent: SentDatagram) -> int:
     return int.from_bytes(sent.datagram[2:4], "big")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", slowBut(lambda name: name.startswith("1 "), CROWDS))
 def test_runs(name: str) -> None:
     """The table's seconds and datagrams, for this crowd in every weather, where all were served who could be."""
@@ -144,6 +145,7 @@ class QuietNetwork(Network):
         pass
 
 
+@pytest.mark.slow
 def test_theLastAckIsLost() -> None:
     """
     A master that has the file leaves, and its last ACK is lost.  Those who wait until it is given up lose datagrams,

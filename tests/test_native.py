@@ -102,6 +102,7 @@ def test_noLoop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load() == (None, "CASTD_NATIVE=0", False)
 
 
+@pytest.mark.slow
 def test_switchedOff() -> None:
     """CASTD_NATIVE=0 makes the very classes those of Python, whatever is built, and castd says so."""
     text = "import castd.native as n, castd.server.fastpath as f; print(f.StepState.__module__, n.describe())"
@@ -374,6 +375,7 @@ def test_nothingThereAfterAll(hall: Hall) -> None:
     assert [*first.seen, *second.seen].count(BlockingIOError) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 def test_closedInABatch(hall: Hall) -> None:
     """
@@ -581,6 +583,7 @@ def test_aVisitEnds(hall: Hall) -> None:
     assert steps._steps == 40
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 @pytest.mark.parametrize("near", [0.0, 0.2])
 def test_waited(hall: Hall, near: float) -> None:

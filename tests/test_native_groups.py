@@ -250,6 +250,7 @@ def test_nothingIsHeld(epollSet: EpollSet, group: Group) -> None:
     assert [sys.getrefcount(each) for each in objects] == [*before[:5], before[5] + 1, before[6]]
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 @pytest.mark.parametrize("seed", slowBut(lambda seed: seed < 3, range(int(os.environ.get("CASTD_SCRIPTS", "12")))))
 def test_beside(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,6 +275,7 @@ def test_beside(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls.count(True) <= calls.count(False)
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 def test_wholeFiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most blocks of a file are sent without Python, and each is sent once."""

@@ -52,6 +52,7 @@ def test_firstFileThatExists(monkeypatch: pytest.MonkeyPatch) -> None:
         needs.needFile("/no/such/file")
 
 
+@pytest.mark.slow
 def test_programsAreAskedFor() -> None:
     """No test starts a program by its bare name, as if it were there: what runs it asks for it."""
     bare = [

@@ -261,6 +261,7 @@ def test_transfersAlways() -> None:
     assert len(passed) == 100
 
 
+@pytest.mark.slow
 def test_manyNames() -> None:
     """Who asks for one invented name after the other does not fill the log, nor memory, and is counted."""
     passed: list[Any] = []

@@ -139,6 +139,7 @@ def test_anyOctetsMeanSomethingOrAreRefused(datagram: bytes) -> None:
         assert (ask is not None) == (datagram[:2] in (b"\0\1", b"\0\2"))
 
 
+@pytest.mark.slow
 @given(st.booleans(), names, texts, options)
 def test_requestsComeBack(write: bool, name: bytes, mode: str, options: list[tuple[str, str]]) -> None:
     """A request that was built is read as what it was built from: no octet of the name is lost."""
@@ -197,6 +198,7 @@ def test_numbersAreUnwrappedNearWhatIsExpected(number: int, off: int, rollover: 
     assert unwrap(wire(number, rollover), max(number + off, 0), rollover) == number
 
 
+@pytest.mark.slow
 @given(st.integers(1, 1 << 40), st.integers(1, 300), st.sampled_from([0, 1]))
 @example(1, 65536, 1)
 @example(65400, 256, 0)

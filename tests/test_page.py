@@ -362,6 +362,7 @@ def test_hostileNames(name: str) -> None:
     assert json.loads(Web(hostile).get("/status.json").body)["transfers"][0]["name"] == name
 
 
+@pytest.mark.slow
 def test_bounded() -> None:
     """Of thousands of transfers some hundred are shown, and how many more there are; also of groups and members."""
     web = Web([Transfer(f"f{at}") for at in range(5000)] + [GroupTransfer(300) for _ in range(MOST_GROUPS + 5)])
@@ -446,6 +447,7 @@ def test_statusInPieces(tmp_path: Path) -> None:
     assert answer["addresses"] == whole["addresses"]
 
 
+@pytest.mark.slow
 def test_scrapeInPieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     A scrape reads the transfers in slices, and a thread makes the text and lists the descriptors: it is the text that

@@ -31,6 +31,7 @@ def captured(draw: st.DrawFn) -> Captured:
     return Captured(micros / 1e6, draw(st.booleans()), *ends, whole[:kept], len(whole), comment)
 
 
+@pytest.mark.slow
 @given(st.lists(captured(), max_size=5), st.text(st.characters(exclude_categories=["Cs"])))
 def test_readBack(packets: list[Captured], comment: str) -> None:
     """

@@ -261,6 +261,7 @@ def test_outcomes(collected: Collected, module: Any) -> None:
     assert dict(seen) == {"10.0.0.2": "done", "10.0.0.3": "done", "10.0.0.4": "silent"}
 
 
+@pytest.mark.slow
 def test_deaf(collected: Collected, module: Any) -> None:
     """One that hears no multicast, and asks every second, is sent the file some ten times in two minutes, no more."""
     network = Network(seed=4)

@@ -90,6 +90,7 @@ def test_protocolThatFails(ports: Ports, nobody: Peer) -> None:
     ports.listen(nobody[1], Hearer(), nobody[0]).stopListening()
 
 
+@pytest.mark.slow
 def test_closedPortToldToASend(ports: Ports, nobody: Peer) -> None:
     """An error that a send was told of wakes the reactor no more than once."""
     port = ports.openPort(Hearer(), LOCAL, nobody)
@@ -100,6 +101,7 @@ def test_closedPortToldToASend(ports: Ports, nobody: Peer) -> None:
     port.stopListening()
 
 
+@pytest.mark.slow
 def test_closedPortOfAStranger(ports: Ports, peer: socket.socket, nobody: Peer) -> None:
     """A stranger that is gone when it gets its answer wakes the reactor no more than once."""
     hearer = Hearer()

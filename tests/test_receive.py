@@ -623,6 +623,7 @@ def half(kind: str) -> Any:
 
 
 class TestAnything:
+    @pytest.mark.slow
     @given(st.sampled_from(["download", "upload", "intake"]), steps)
     def test_any_datagrams(self, kind: str, steps: list[tuple[float, bytes]]) -> None:
         """Whatever comes, in any order: an answer of bounded size, WireError or Refused, and an end."""

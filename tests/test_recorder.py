@@ -612,6 +612,7 @@ def test_recordUnserved(folder: Path, network: Network) -> None:
     case.server.stopService()
 
 
+@pytest.mark.slow
 def test_recordUnservedLater(folder: Path, network: Network) -> None:
     """Whoever asks again gets what was told since; and no flood of requests fills the memory."""
     case = Case(folder, network, START + TFTP + RECORDER)

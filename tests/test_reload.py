@@ -327,6 +327,7 @@ def test_refused(folder: Path, network: Network, events: list[dict[str, Any]]) -
     assert (Client(network).finish(), early.finish()) == (BODY, BODY)
 
 
+@pytest.mark.slow
 def test_manyFaults(folder: Path, network: Network, events: list[dict[str, Any]]) -> None:
     """Of a file that is wrong in thousands of lines the first hundred faults are logged: transfers wait for that."""
     case = Case(folder, network, START + TFTP)
@@ -608,6 +609,7 @@ def test_rewritesCompiledOnce(folder: Path, network: Network, monkeypatch: pytes
     assert sources[0] is sources[1]
 
 
+@pytest.mark.slow
 def test_directoriesOpenedBesideTheLoop(
     folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch, events: list[dict[str, Any]]
 ) -> None:
@@ -669,6 +671,7 @@ def test_manyDirectories(folder: Path, network: Network, monkeypatch: pytest.Mon
     assert len(compared) <= 2 * len(parts)
 
 
+@pytest.mark.slow
 def test_often(folder: Path, network: Network) -> None:
     """Ten reloads a second for ten seconds, with transfers all the while: nothing is left open or pending."""
     one = START + "logging: {json: a.json}\ntransports: {tftp: , slam: {file: file}}\n"
@@ -737,6 +740,7 @@ def finish(client: socket.socket, body: bytes = b"") -> bytes:
             return body
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 @pytest.mark.parametrize("command", slowBut(lambda command: command == "castd", COMMANDS))
 def test_hangup(folder: Path, command: str) -> None:

@@ -421,6 +421,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 @pytest.mark.parametrize("command", slowBut(lambda command: command == "castd", COMMANDS))
 def test_activated(tmp_path: Path, supervisor: Supervisor, command: str) -> None:

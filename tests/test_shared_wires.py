@@ -7,6 +7,7 @@ from __future__ import annotations
 import gc
 import weakref
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,6 +52,7 @@ def requests(draw: st.DrawFn) -> tuple[Request, BytesContent]:
     )
 
 
+@pytest.mark.slow
 @given(st.sampled_from(DIALECTS), st.lists(requests(), min_size=2, max_size=12))
 def test_asOneOfItsOwn(options: Options, asked: list[tuple[Request, BytesContent]]) -> None:
     """Whatever was asked before, terms, policy, blocks and datagrams are those of a dialect that is asked once."""
@@ -79,6 +81,7 @@ def test_shared() -> None:
     assert dialect.open(other, content) is not dialect.open(first, content)
 
 
+@pytest.mark.slow
 def test_bounded() -> None:
     """A stranger who asks for ever other options makes the server keep no more than so many wires."""
     dialect, content = Dialect(Options()), BytesContent("file", bytes(9000))

@@ -67,6 +67,7 @@ def sixteen(stage: SlamStage, file: bytes) -> tuple[list[Report], CastProtocol]:
     return reports, stage.casts()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", slowBut(lambda seed: seed == 1, range(1, 7)))
 def test_allAtOnce(seed: int) -> None:
     """Sixteen that begin at once, 5 % lost each way, have the file soon after its blocks were sent, at the floor."""

@@ -691,6 +691,7 @@ def test_presence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert presence.fault() == "is not there"
 
 
+@pytest.mark.slow
 def test_aDirectoryThatIsAskedForInVain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a disk hangs whoever asks for its directory is let go of, and that is no fault, then or later."""
     monkeypatch.setattr(athand, "openat2", lambda *_: None)
@@ -711,6 +712,7 @@ def test_aDirectoryThatIsAskedForInVain(tmp_path: Path, monkeypatch: pytest.Monk
     assert (presence.fault(), events) == (None, [])
 
 
+@pytest.mark.slow
 def test_nobodyWaitsForAllOfThem() -> None:
     """What is waited for together is let go of together, and that is no fault."""
     events, fired = list[Any](), list[Any]()

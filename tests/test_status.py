@@ -24,6 +24,7 @@ from tests.support.server import START, TFTP, Case, pageOf, statusOf
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
 
 
+@pytest.mark.slow
 def test_onTheFastPath(tmp_path: Path) -> None:
     """A receiver in step, of whose blocks no cast is told, is shown as far as it is; and looking changes nothing."""
     (tmp_path / "boot").mkdir()

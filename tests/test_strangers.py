@@ -109,6 +109,7 @@ def test_aNameIsNotHeldFor25Minutes() -> None:
         assert stage.ask(wrq("new"), stage.client(2002))[1] == Ack(0)
 
 
+@pytest.mark.slow
 def test_aFullHouse() -> None:
     """
     While five thousand requests a second are forged, each in another name, an honest client gets its first answer at
@@ -173,6 +174,7 @@ def test_onlyWhenFull() -> None:
         assert stage.site.admission.displaced == 0
 
 
+@pytest.mark.slow
 def test_aMomentForAnAnswer() -> None:
     """Even in a full house who has just come has a moment to answer: a faster flood only fills the house faster."""
     with wild(limits=Limits(casts=100)) as stage:
@@ -273,6 +275,7 @@ def test_affordable() -> None:
     assert 150 < affordableCasts(1024) < 342
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "affordable", "limit"),
     [
@@ -371,6 +374,7 @@ def test_honestErrors(sources: Callable[[], Iterator[Peer]]) -> None:
         assert told == [True] * 20
 
 
+@pytest.mark.slow
 def test_honestErrorsOfWhoWasServed() -> None:
     """Even if the forged addresses are of the same network, whoever was served before is told."""
     with recorded() as stage:
@@ -395,6 +399,7 @@ def test_errorsInAll(sources: Callable[[], Iterator[Peer]]) -> None:
         assert 0.9 * most * 3 <= stormed(stage, 3.0, 1000, sources()) <= most * 3 + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("errors", "untold"), [(2000.0, set()), (200.0, {"limits.errors"})])
 def test_hallOfBootLoaders(errors: float, untold: set[str]) -> None:
     """

@@ -116,6 +116,7 @@ def test_longLines(lines: LineStream, pipe: Pipe) -> None:
     assert found.startswith(long)
 
 
+@pytest.mark.slow
 def test_aSlowReader(lines: LineStream, pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reader that is late by a moment loses nothing."""
     monkeypatch.setattr(stream, "PATIENCE", 5.0)

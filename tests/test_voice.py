@@ -76,6 +76,7 @@ def test_failures() -> None:
         assert not isTwistedsOwn({"log_namespace": "twisted.internet.base", "log_failure": Failure()})
 
 
+@pytest.mark.slow
 @pytest.mark.loopback
 @pytest.mark.parametrize(
     "command", [SERVE, pytest.param(TWISTD, marks=pytest.mark.slow), TWIST], ids=lambda each: each[1]

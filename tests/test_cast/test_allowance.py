@@ -59,6 +59,7 @@ def test_drawsOnlyWhatIsLacking(lacking: Ranges, credit: int, seed: int) -> None
     assert proof.due <= total(granted) or not proof.stake
 
 
+@pytest.mark.slow
 @given(runs, st.data())
 def test_numbersAt(lacking: Ranges, data: st.DataObject) -> None:
     """The numbers at some places are those that a list of all numbers has there."""

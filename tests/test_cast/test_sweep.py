@@ -545,6 +545,7 @@ def joining(members: int, validated: bool) -> int:
     return calls(join)
 
 
+@pytest.mark.slow
 def test_manyMembers() -> None:
     """Each of two thousand that leave at once costs what each of two hundred does, and so does one that joins them."""
     assert leaving(2000) < 11 * leaving(200)

@@ -281,7 +281,7 @@ class FollowedMachine(RuleBasedStateMachine):
 FollowedMachine.TestCase.settings = settings(
     settings.default, stateful_step_count=40, report_multiple_bugs=False, phases=[Phase.generate]
 )
-TestFollowed = FollowedMachine.TestCase
+TestFollowed = pytest.mark.slow(FollowedMachine.TestCase)
 
 
 def hall(policy: RetransmitPolicy, receivers: int, blocks: int = 200, **weather: Any) -> tuple[Hall, Followed]:
@@ -295,6 +295,7 @@ def hall(policy: RetransmitPolicy, receivers: int, blocks: int = 200, **weather:
     return made, both
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("receivers", [1, 5])
 def test_mostBlocksAreNotAskedFor(receivers: int) -> None:
     """Where nothing is lost the cast is asked for the first two blocks, and where the turn passes on, and no more."""

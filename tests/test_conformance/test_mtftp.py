@@ -547,6 +547,7 @@ def test_MT48_gone(ten: MtftpStage) -> None:
     assert ten.casts() == []
 
 
+@pytest.mark.slow
 def test_MT49_forged(stage: MtftpStage) -> None:
     """MT-49: of 500 forged requests a bounded number is kept, and they keep the group busy for 30 s at most."""
     one = opened(stage, 2, 1)

@@ -825,6 +825,7 @@ def test_PX48_oneMachine(tmp_path: Path) -> None:
         assert {each["reason"] for each in stage.told("pxe-silent")} == {"limit"}
 
 
+@pytest.mark.slow
 def test_PX49_allMachines(tmp_path: Path) -> None:
     """PX-49: of a thousand machines in a second 200 are answered, and nobody later than after a tenth of a second."""
     with ProxyStage(tmp_path, X64) as stage:
@@ -1294,6 +1295,7 @@ def test_PX65_stopped(tmp_path: Path) -> None:
         assert (stage.said(), stage.told("unanswered")) == ([], [])
 
 
+@pytest.mark.slow
 def test_whoWaitsNoLongerIsForgotten(tmp_path: Path) -> None:
     """While a disk hangs, each who has waited for it in vain is let go of; who still waits is answered."""
     with ProxyStage(tmp_path, X64) as stage:

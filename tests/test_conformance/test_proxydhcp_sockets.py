@@ -68,6 +68,7 @@ def inNamespace(script: str) -> object:
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_PX53_beside() -> None:
     """PX-53: a broadcast reaches the DHCP server and castd; what is sent to the machine alone only the server."""
     script = """
@@ -80,6 +81,7 @@ print(json.dumps([heard(dhcp), heard(ours)]))
     assert inNamespace(script) == [["all", "one"], ["all"]]
 
 
+@pytest.mark.slow
 def test_PX53_serverLast() -> None:
     """PX-53: a DHCP server can be started after castd, and gets its unicasts all the same."""
     script = """
@@ -92,6 +94,7 @@ print(json.dumps([heard(dhcp), heard(ours)]))
     assert inNamespace(script) == [["all", "one"], ["all"]]
 
 
+@pytest.mark.slow
 def test_PX54_alone() -> None:
     """PX-54: a server that does not share its port keeps castd from it, and nothing else does."""
     script = """
@@ -114,6 +117,7 @@ print(json.dumps([first, second]))
     assert inNamespace(script) == ["Address already in use", "Address already in use"]
 
 
+@pytest.mark.slow
 def test_PX56_devices() -> None:
     """PX-56: each of two sockets hears the broadcasts of its own interface, and answers from its own address."""
     script = """
@@ -134,6 +138,7 @@ print(json.dumps(got))
     assert inNamespace(script) == [["d1"], ["d2"], [["10.66.0.3", 67], []], [["10.88.0.2", 67], []]]
 
 
+@pytest.mark.slow
 def test_PX58_group() -> None:
     """PX-58: a socket of a group hears what is sent there by its interface."""
     script = """
@@ -149,6 +154,7 @@ print(json.dumps([heard(ours), heard(own)]))
     assert inNamespace(script) == [["d1"], []]
 
 
+@pytest.mark.slow
 def test_PX07_ownPort() -> None:
     """PX-07: where relays are answered, the address's own socket gets what is sent to it, and the other broadcasts."""
     script = """
@@ -160,6 +166,7 @@ print(json.dumps([heard(broadcasts), heard(own)]))
     assert inNamespace(script) == [["all"], ["one"]]
 
 
+@pytest.mark.slow
 def test_PX45_address() -> None:
     """PX-45: an address that no interface has cannot be bound, and is known to be none."""
     script = """

@@ -506,6 +506,7 @@ def test_oneWhoHearsNoBroadcast(stage: Subnets) -> None:
     stage.over()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [{"packets": "100/s"}], indirect=True)
 def test_thePaceOfASubnet(stage: Subnets) -> None:
     """However fast the masters are, the groups of a subnet together send no more than so many packets a second."""

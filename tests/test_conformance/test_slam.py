@@ -535,6 +535,7 @@ def test_SL33_etherbootThatDropsEveryThirdBlock() -> None:
     assert player.client.image == pattern(300_000)
 
 
+@pytest.mark.slow
 def test_lossSlowsTheServer() -> None:
     """Where a receiver of long lists loses much, the server sends more slowly, though never less than a tenth."""
     stage = SlamStage(pattern(3_000_000))

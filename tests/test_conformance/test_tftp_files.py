@@ -134,6 +134,7 @@ def test_TC63_aTruncatedFile(root: Path) -> None:
         assert stage.ask(rrq("boot/x"), stage.client(2001))[1] == Data(1, b"x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2_000_000, 2_100_000])
 def test_writtenOver(root: Path, size: int) -> None:
     """A file that is written anew in its place during a transfer: ERROR 0, and no block of the new one."""

@@ -312,6 +312,7 @@ def test_aRequestFromMany(host: str, asked: bytes) -> None:
 # Limits against forged addresses.
 
 
+@pytest.mark.slow
 def test_errorsAreLimited() -> None:
     """A storm of bad requests gets 20 ERRORs a second for one address, 200 for all of them together."""
     with TftpStage() as stage:

@@ -110,6 +110,7 @@ def test_aRateIsKept() -> None:
     assert seconds == pytest.approx((octets - BURST) / 100_000, rel=0.02)
 
 
+@pytest.mark.slow
 def test_theRateOfAll() -> None:
     """The rate of the whole server is shared by all casts: however many they are, together they send no more."""
     for count in (1, 4, 16):
@@ -172,6 +173,7 @@ def test_aClosedPort() -> None:
         assert [event["outcome"] for event in stage.told("received")] == ["closed"]
 
 
+@pytest.mark.slow
 def test_onePortForAll() -> None:
     """With a single port, reads and writes of many clients run side by side on it, and end."""
     with TftpStage({"f": pattern(5000)}, options={"singlePort": True}, uploads=True) as stage:

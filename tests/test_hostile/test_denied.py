@@ -44,6 +44,7 @@ class Heard(Tally):
         self.packets.append(datagram)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, PORTS))
 def test_nothingButErrors(kind: str) -> None:
     """A denied address that says everything to every port that is open is sent ERRORs, or nothing at all."""
@@ -64,6 +65,7 @@ def test_nothingButErrors(kind: str) -> None:
         assert kind in ("mtftp", "slam", "proxydhcp") or heard.packets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, PORTS))
 def test_noGroupForTheDenied(kind: str) -> None:
     """Nothing goes to any group for the sake of an address that is denied."""

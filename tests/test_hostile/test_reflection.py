@@ -198,6 +198,7 @@ def test_errorStorm(kind: str) -> None:
         ground.over()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", slowBut(lambda kind: kind in QUICK, PORTS))
 def test_requestStorm(kind: str) -> None:
     """

@@ -160,6 +160,7 @@ def strangers(pair: Pair) -> dict[str, Peer]:
     return ports | {f"its {kind}": pair.transfer(OTHER, kind)[1] for kind in TRANSFERS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", slowBut(lambda target: target in ("tftp", "mtftp"), (*PORTS, *TRANSFERS)))
 def test_whatOneSays(target: str) -> None:
     """
