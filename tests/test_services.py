@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from castd import plugins
@@ -262,6 +264,31 @@ def test_aTransportFailsToTakeOver(collected: Collected, tmp_path: Path, monkeyp
     case.network.advance(0.1)
     assert sorted(port for host, port in case.network.bound if host == SERVER) == [69, 71]
     assert [each["address"] for each in events if "log_failure" in each] == ["*:69"]
+
+
+@pytest.mark.parametrize("end", [None, Failure(ValueError("of the service"))])
+def test_wantedAgain(collected: Collected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: Any) -> None:
+    """A port that is wanted again while its service drains stays open, whenever and however that drain ends."""
+    case = Case(tmp_path, collected, ECHO + "  tftp: {}\n").start()
+    drained: Deferred[None] = Deferred()
+    with monkeypatch.context() as patched:
+        patched.setattr(type(case.server.portServices[0][1]), "drain", lambda _: drained)
+        case.write(START + "  tftp: {}\n")
+        assert result(case.server.reread()) == ()
+    case.write(ECHO + "  tftp: {}\n")
+    assert result(case.server.reread()) == ()
+    events: list[Any] = []
+    with observed(events.append):
+        drained.callback(end)
+        case.network.advance(1)
+    assert case.ask(b"hello") == [b"hello"]
+    assert [each.address for each in case.server.addresses] == ["*:7", "*:69"]
+    assert [each["event"] for each in events if each.get("event") in ("fault", "closed-port")] == ["fault"] * bool(end)
+    case.write(START + "  tftp: {}\n")
+    assert result(case.server.reread()) == ()
+    case.network.advance(0.1)
+    assert case.ask(b"hello") == []
+    assert case.server.stopService().called
 
 
 def test_handedOver(collected: Collected, tmp_path: Path) -> None:

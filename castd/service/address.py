@@ -56,6 +56,7 @@ class ListeningAddress(Service):
         self.entries = [entry]
         self.port: IListeningPort | None = None
         self.retiring = False
+        self._draining: set[Deferred[None]] = set()  # those that fire when the transport is drained
         self._handedOver = False
         self._announced = False
         self._unopened = ""  # why there is no port
@@ -158,15 +159,15 @@ class ListeningAddress(Service):
 
         A transport that fails to is logged.  The file is in force by now, so the other addresses change all the same.
         """
-        self.retiring = False
-        self._attempt(partial(self.transport.become, other.transport), "taking over")
+        self._goOn(other.transport, "taking over")
         self.entries, self.required, self.remedy = other.entries, other.required, other.remedy
 
     def retire(self) -> Deferred[None]:
         """
         Serve only the peers that are served already.
 
-        @return: fires when their transfers have ended, however long that takes, and the port is closed.
+        @return: fires when their transfers have ended, however long that takes, and the port is closed; not if
+            L{become} comes before.
         """
         self.retiring = True
         return self._drainTransport().addErrback(self._drainFailed).addCallback(self._close)
@@ -174,8 +175,23 @@ class ListeningAddress(Service):
     def _drainTransport(self) -> Deferred[None]:
         """Drain the transport.  -> a Deferred of its own: a stop that gives up must not cancel a L{retire}."""
         drained: Deferred[None] = Deferred()
-        maybeDeferred(self.transport.drain).chainDeferred(drained)
+        self._draining.add(drained)
+        maybeDeferred(self.transport.drain).addBoth(self._drained, drained)
         return drained
+
+    def _drained(self, result: Failure | None, drained: Deferred[None]) -> None:
+        """Fire one of the Deferreds of L{_drainTransport}, unless the transport goes on by now."""
+        if drained in self._draining:
+            self._draining.remove(drained)
+            drained.callback(result)
+        elif isinstance(result, Failure):
+            self._drainFailed(result)
+
+    def _goOn(self, transport: ICastTransport, what: str) -> None:
+        """End every drain, and have the transport serve what C{transport} would."""
+        self.retiring = False
+        self._draining.clear()
+        self._attempt(partial(self.transport.become, transport), what)
 
     def _predecessorEnded(self, _: object) -> Deferred[None] | None:
         """Return a Deferred that fires when no other process needs the datagrams that this one reads from the port."""
@@ -247,8 +263,8 @@ class ListeningAddress(Service):
     def resume(self) -> None:
         """Read the port and serve requests again: the successor has died."""
         if self._handedOver:
-            self.retiring = self._handedOver = False
-            self._attempt(partial(self.transport.become, self.transport), "going on")
+            self._handedOver = False
+            self._goOn(self.transport, "going on")
         if self.port is not None:
             self.port.resume(True)
 
