@@ -226,6 +226,24 @@ def test_faultOfAReload(collected: Collected, tmp_path: Path, monkeypatch: pytes
     assert case.ask(b"hello") == [b"hello"]
 
 
+@pytest.mark.parametrize("fault", [ValueError, SystemExit])
+def test_faultAsAReloadIsUndone(
+    collected: Collected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: type[BaseException]
+) -> None:
+    """A service that fails to close leaves the ports of a file that is refused as they were: open, or closed again."""
+    case = Case(tmp_path, collected, START + "  echo: {}\n").start()
+    RecordingClient(case.host, 71)
+    before = dict(case.network.bound)
+    monkeypatch.setattr(type(case.server.portServices[0][1]), "closed", faulty(fault))
+    # The first makes room for the second, and the next two are opened, before the last is found to be taken.
+    more = "  b: {use: echo, port: 8}\n  c: {use: tftp}\n  d: {use: tftp, port: 71}\n"
+    case.write(START + "  echo: {interface: 10.0.0.1}\n" + more)
+    (refusal,) = result(case.server.reread())
+    assert "*:71 is taken" in refusal
+    assert case.network.bound.keys() == before.keys()
+    assert case.ask(b"hello") == [b"hello"]
+
+
 @pytest.mark.parametrize("method", ["inherit", "opened"])
 @pytest.mark.parametrize("fault", [ValueError, SystemExit])
 def test_faultOnceInForce(

@@ -127,10 +127,8 @@ class ListeningAddress(Service):
             self._unopened = reason
 
     def unbind(self) -> None:
-        """Close the port at once; L{bind} can open it again."""
-        port, self.port = self.port, None
-        if port is not None:
-            port.stopListening()
+        """Close the port at once; L{bind} can open it again.  That a plugin fails to hear of its end is logged."""
+        self._closePort(None)
 
     def stopService(self) -> Deferred[None] | None:
         """

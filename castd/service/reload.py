@@ -25,8 +25,6 @@ class PortChange:
         """
         self._current = {each.bindAddress: each for each in current}
         self._wanted = wanted
-        self._unbound: list[ListeningAddress] = []
-        self._bound: list[ListeningAddress] = []
 
     def bind(self) -> None:
         """
@@ -36,31 +34,24 @@ class PortChange:
         """
         faults: list[str] = []
         with ExitStack() as undo:
-            undo.callback(self._undo)
             for bindAddress, wanted in self._wanted.items():
                 try:
-                    self._bindOne(bindAddress, wanted)
+                    self._bindOne(bindAddress, wanted, undo)
                 except ConfigError as error:
                     faults += error.faults
             if faults:
                 raise ConfigError(*faults)
             undo.pop_all()
 
-    def _bindOne(self, bindAddress: tuple[str, int], wanted: ListeningAddress) -> None:
+    def _bindOne(self, bindAddress: tuple[str, int], wanted: ListeningAddress, undo: ExitStack) -> None:
         if bindAddress in self._current:
             _checkSameType(self._current[bindAddress], wanted)
             return
-        self._unbindConflicting(bindAddress, wanted)
+        self._unbindConflicting(bindAddress, wanted, undo)
         wanted.bind()
-        self._bound.append(wanted)
+        undo.callback(wanted.unbind)
 
-    def _undo(self) -> None:
-        for each in self._bound:
-            each.unbind()
-        for each in self._unbound:
-            each.bind()
-
-    def _unbindConflicting(self, bindAddress: tuple[str, int], wanted: ListeningAddress) -> None:
+    def _unbindConflicting(self, bindAddress: tuple[str, int], wanted: ListeningAddress, undo: ExitStack) -> None:
         """Unbind addresses that are to go: the wildcard and an address of its family cannot be bound together."""
         host, port = bindAddress
         for (otherHost, otherPort), other in self._current.items():
@@ -69,8 +60,8 @@ class PortChange:
                 continue
             if not other.idle:
                 raise _refusal(wanted, f"{other.address} is to make room, but transfers are under way there")
+            undo.callback(other.bind)
             other.unbind()
-            self._unbound.append(other)
 
 
 def _checkSameType(current: ListeningAddress, wanted: ListeningAddress) -> None:
