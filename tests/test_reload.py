@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import DatagramProtocol
 
 from castd.cli.control import TIMEOUT
 from castd.config import yaml
@@ -244,6 +246,16 @@ def test_fixedGroup(folder: Path, network: Network) -> None:
     network.advance(0.05)
     (cast,) = case.server.addresses[0].transport.casts()
     assert cast.wire.blocksize == 511
+
+
+def test_groupGetsTheNumberOfThePort(folder: Path, network: Network) -> None:
+    """Where a reload gives a group the number of its request port, receivers on this machine can hear it at once."""
+    text = START + "transports: {slam: {file: file, group: '239.255.1.1:9999'}}\n"
+    case = Case(folder, network, text)
+    with pytest.raises(CannotListenError):
+        case.host.listenMulticast(10000, DatagramProtocol(), "239.255.1.1")
+    assert case.reload(text.replace("9999", "10000")) == ()
+    case.host.listenMulticast(10000, DatagramProtocol(), "239.255.1.1")
 
 
 def test_fixedGroupMoves(folder: Path, network: Network) -> None:

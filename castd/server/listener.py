@@ -77,7 +77,11 @@ class Listener(DatagramProtocol):
 
     def startProtocol(self) -> None:
         self.site.requestPorts[self.port] += 1
-        if any(entry.sharesNumber for entry in self._entries):
+        self._admitReceivers()
+
+    def _admitReceivers(self) -> None:
+        """Let receivers on this machine bind the number of the port to a group, if a group has that number."""
+        if self.transport is not None and any(entry.sharesNumber for entry in self._entries):
             self.transport.admitReceivers()
 
     def stopProtocol(self) -> None:
@@ -104,6 +108,7 @@ class Listener(DatagramProtocol):
             for entry in other._entries
         ]
         self._sessions.successor = self._drained = None
+        self._admitReceivers()
 
     def drain(self) -> Deferred[None]:
         """As L{ICastTransport.drain}."""
