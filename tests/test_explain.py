@@ -21,6 +21,7 @@ from twisted.internet.testing import MemoryReactorClock
 from castd.cli import main
 from castd.cli.explain import known, verdict
 from castd.dialects.tftp import Dialect as DialectOfTftp
+from castd.errors import Declined, WireError
 from castd.files import root, uploads
 from castd.files.root import Root
 from castd.group_pool import BorrowedGroups, GroupPool
@@ -440,6 +441,24 @@ def test_noUploadsHere(hall: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert same(found, first(case, question, 69))
     case.server.stopService()
     case.network.advance(30)
+
+
+def test_theNextCannotReadIt(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one transport leaves to the next, and that cannot read, is not answered."""
+
+    def declined(*_: object) -> None:
+        raise Declined("elsewhere")
+
+    def unread(*_: object) -> None:
+        raise WireError("not of this protocol")
+
+    dialects = case.server.addresses[0].transport.dialects
+    assert [each.name for each in dialects] == ["multicast", "tftp"]
+    monkeypatch.setattr(dialects[0].dialect, "key", declined)
+    monkeypatch.setattr(dialects[1].dialect, "request", unread)
+    found = one(case, "images/kernel", options=["multicast="])
+    assert texts(found, "transport")[-1] == "cannot read the request: not of this protocol"
+    assert (found["transport"], found["answer"]["kind"]) == ("tftp", "nothing")
 
 
 @pytest.mark.parametrize("blocks", [65535, 65536])

@@ -20,7 +20,7 @@ from twisted.internet.error import CannotListenError
 from castd import outcomes
 from castd.dialects import multicast, tftp
 from castd.dialects.tftp import Dialect, Wire
-from castd.errors import Unsupported
+from castd.errors import Unsupported, WireError
 from castd.observe.metrics import GAUGES, Readings
 from castd.options import Limits
 from castd.packets.tftp import Ack, Oack, buildAck, buildError, parse
@@ -30,7 +30,7 @@ from castd.server.sessions import STALE
 from castd.slices import SLICE, Slices
 from castd.testing import BytesContent, Network, RecordingClient, memorySite, pattern
 from tests.support.clients.tftp import F, ackedTo, data, isError, rrq, say, upload, wrq
-from tests.support.stage import ASKED, GroupStage, TftpStage
+from tests.support.stage import ASKED, GroupStage, Stage, TftpStage
 
 
 def noPorts(stage: TftpStage, monkeypatch: pytest.MonkeyPatch, why: int = errno.ENETUNREACH) -> None:
@@ -329,6 +329,24 @@ def test_declinedAsksAgain() -> None:
     letters = client.take()
     assert len(letters) >= 2
     assert len({letter.source for letter in letters}) == 1
+
+
+def test_theNextDialectCannotReadIt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that one dialect has read and declined, and that the next one cannot read, is not answered."""
+    network = Network()
+    site = memorySite(network, files={"file": pattern(5000)})
+    group, plain = {"port": 69, "clients": ["10.9.9.0/24"]}, {"port": 69}
+
+    def unread(*_: object) -> None:
+        raise WireError("not of this protocol")
+
+    with Stage(network, site, (multicast, group), (tftp, plain)) as stage:
+        monkeypatch.setattr(stage.listener.dialects[1].dialect, "request", unread)
+        client = RecordingClient(network.host("10.0.0.9"))
+        client.send(ASKS, stage.server)
+        network.advance(1)
+        assert client.take() == []
+        assert [each["why"] for each in stage.told("malformed")] == ["not of this protocol"]
 
 
 def test_fullSocketGreets() -> None:

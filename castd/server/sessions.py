@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from castd.errors import Declined, Elsewhere, Refused, Unanswered
+from castd.errors import Declined, Elsewhere, Refused, Unanswered, WireError
 from castd.files.threads import asDeferred
 from castd.group_pool import OpenContext
 from castd.interfaces import (
@@ -187,6 +187,9 @@ class Opener:
                     return False
                 self._begin(entry, key, asked, content, datagram)
                 return True
+            except WireError as error:
+                self._refusals.malformed(datagram, peer, error)
+                return False
             except Elsewhere as error:
                 if self._site.predecessor is not None:
                     self._site.predecessor.joinGroup(self._listener.at, error.group, datagram, peer, local)

@@ -326,6 +326,10 @@ class _Explainer:
     def _unanswered(self, entry: PortDialect | None) -> Explanation:
         return self._result(entry, False, _answer("nothing"))
 
+    def _unread(self, entry: PortDialect, error: WireError) -> Explanation:
+        self._tell("transport", f"cannot read the request: {error}", self._entry(entry))
+        return self._unanswered(entry)
+
     def _refused(self, entry: PortDialect, request: Request | None, error: Refused) -> Explanation:
         """Return what a client is sent that is refused, as C{Refusals.refuse} of L{castd.server.refusals} sends it."""
         self._tell("transport", f"refuses the request: {error}", self._entry(entry))
@@ -342,8 +346,7 @@ class _Explainer:
             try:
                 request = entry.dialect.request(self._datagram, self._peer, self._local)
             except WireError as error:
-                self._tell("transport", f"cannot read the request: {error}", self._entry(entry))
-                return self._unanswered(entry)
+                return self._unread(entry, error)
             except Refused as error:
                 return self._refused(entry, None, error)
             if request is not None:
@@ -577,6 +580,8 @@ class _Explainer:
                         continue
                     asked = again.readAgain(request)
                 return self._open(content, entry, asked)
+            except WireError as error:
+                return self._unread(entry, error)
             except Declined as error:
                 self._tell("transport", f"does not serve it: {error.reason}; the next one is asked", self._entry(entry))
             except Refused as error:
