@@ -46,9 +46,10 @@ BROADCAST: Final = "broadcast"
 IMPLAUSIBLE: Final = "implausible"
 REPETITIONS: Final = "repetitions"
 COPIES: Final = "copies"
+FULL: Final = "full"
 DRAINING: Final = "draining"
 
 #: Why a request port drops a datagram of which nothing is logged: it is no request, or one to a broadcast address that
 #: is not to be answered; its sender cannot be a client; it repeats a request that was answered, too often, or is a late
-#: copy of it; the server stops.
-DROPPED: Final = (STRAY, BROADCAST, IMPLAUSIBLE, REPETITIONS, COPIES, DRAINING)
+#: copy of it; its group has no room now; the server stops.
+DROPPED: Final = (STRAY, BROADCAST, IMPLAUSIBLE, REPETITIONS, COPIES, FULL, DRAINING)

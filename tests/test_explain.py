@@ -383,6 +383,7 @@ def test_fullGroup(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
         assert "the group has no room" in texts(found, "transport")[-1]
         case.network.advance(0.2)
     assert same(found, first(case, question, 1759, 0.01))
+    assert case.server.site.dropped == {"full": 1}
 
 
 def test_bounds(case: Case) -> None:

@@ -223,7 +223,7 @@ class Listener(DatagramProtocol):
                 noteRequest(session, datagram, peer, local)
         self._serve(datagram, peer, local, unheard=unheard)
 
-    def _drop(self, reason: str) -> None:
+    def drop(self, reason: str) -> None:
         """Count a datagram that is dropped without a word in the log, by one of L{outcomes.DROPPED}."""
         self.counts[reason] += 1
         self.site.dropped[reason] += 1
@@ -244,7 +244,7 @@ class Listener(DatagramProtocol):
             return False
         own = peer[0] == local.host and self.site.requestPorts.get(peer[1])
         if peer[1] == 0 or own or isMany(peer[0], local.broadcasts):
-            self._drop(outcomes.IMPLAUSIBLE)
+            self.drop(outcomes.IMPLAUSIBLE)
             return False
         return True
 
@@ -255,7 +255,7 @@ class Listener(DatagramProtocol):
         """
         closing = self.draining and self._sessions.successor is None
         if closing:
-            self._drop(outcomes.DRAINING)
+            self.drop(outcomes.DRAINING)
         return closing
 
     def _serve(self, datagram: bytes, peer: Peer, local: Local, first: int = 0, unheard: Session | None = None) -> None:
@@ -288,7 +288,7 @@ class Listener(DatagramProtocol):
             if not local.broadcast or entry.broadcast:
                 return index, request
             reason = outcomes.BROADCAST
-        self._drop(reason)
+        self.drop(reason)
         return None
 
     def _answeredAgain(self, entry: PortDialect, request: Request, datagram: bytes) -> bool:
@@ -301,7 +301,7 @@ class Listener(DatagramProtocol):
         if session is None:
             return request.peer in self._sessions.lookingUp
         if not self.site.admission.mayRepeat(request.peer[0], self.site.reactor.seconds()):
-            self._drop(outcomes.REPETITIONS)
+            self.drop(outcomes.REPETITIONS)
             return True
         if session.answerAgain(request, entry.dialect) or self._declinedBefore(session, entry, request, datagram):
             return True
@@ -346,7 +346,7 @@ class Listener(DatagramProtocol):
             # If it is over without another block, its last ACK was sent before the request, perhaps.
             wentOn = asked != position[0] if member is session else sent != position[1]
             if wentOn or member not in (session, None):
-                self._drop(outcomes.COPIES)
+                self.drop(outcomes.COPIES)
                 return
             session.replace(peer)
             self._serve(datagram, peer, local)
@@ -505,7 +505,7 @@ class Listener(DatagramProtocol):
         entry = self._entries[index]
         if not entry.dialect.ownPort and self.site.requestPorts[request.peer[1]]:
             # Another server, perhaps: by one more forged request it would send us a whole file.
-            self._drop(outcomes.IMPLAUSIBLE)
+            self.drop(outcomes.IMPLAUSIBLE)
             return
         uploadReceiver = entry.dialect.uploadReceiver(request)
         if uploadReceiver is None:

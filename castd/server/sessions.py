@@ -14,6 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from castd import outcomes
 from castd.errors import Declined, Elsewhere, Refused, Unanswered, WireError
 from castd.files.threads import asDeferred
 from castd.group_pool import OpenContext
@@ -211,7 +212,7 @@ class Opener:
         if cast is None:
             return False
         if cast.turnsAway(request.peer):
-            self._listener.counts["full"] += 1
+            self._listener.drop(outcomes.FULL)
             closeContent(content, entry.name)
             return True
         self.declineDeaf(request)
