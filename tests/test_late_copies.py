@@ -72,7 +72,7 @@ def test_whoGoesOn(habit: Habit, number: int, later: float, single: bool) -> Non
         assert copies.made == 1
         assert outcomes(stage) == ["done"]
         # Without options a copy that comes before the first ACK is answered: it may be the client's own.
-        assert stage.listener.counts["copies"] == (number > 1 or habit is not HPA)
+        assert stage.site.dropped["copies"] == (number > 1 or habit is not HPA)
         stage.over()
 
 
@@ -83,7 +83,7 @@ def test_whoGoesOnSlowly() -> None:
         client = Simulated(stage.network.host("10.0.0.20"), PLAIN, "f", SERVER)
         client.begin()
         stage.network.run(lambda: client.over, limit=100)
-        assert copies.made == stage.listener.counts["copies"] == 1
+        assert copies.made == stage.site.dropped["copies"] == 1
         stage.network.advance(1)
         assert outcomes(stage) == ["done"]
 
@@ -144,7 +144,7 @@ def test_severalCopies() -> None:
             again(stage, client, request)
         for number in range(3, 300):
             assert ackedTo(client, number, tid) == data(number + 1, FILE)
-        assert stage.listener.counts["copies"] == 1
+        assert stage.site.dropped["copies"] == 1
         assert outcomes(stage) == []
 
 
@@ -199,4 +199,4 @@ def test_anUpload(single: bool, windowsize: int) -> None:
         stage.network.advance(10)
         assert stage.site.files == {"up": content}
         assert outcomes(stage) == ["done"]
-        assert stage.listener.counts["copies"] == 1
+        assert stage.site.dropped["copies"] == 1

@@ -375,7 +375,7 @@ class CastProtocol(FastPath):
         try:
             event = self._read(datagram, peer)
         except WireError as error:
-            self.listener.refusals.malformed(datagram, peer, error)
+            eventlog.malformed(peer, datagram, error)
             return
         except UnknownPeer:
             if self.listener.mayAnswerStranger(peer):

@@ -51,7 +51,6 @@ class Listener(DatagramProtocol):
     Serves one or several dialects at one address.
 
     @ivar interface, port: see L{ICastTransport}.
-    @ivar counts: how many datagrams were not served, by reason.
     @ivar refusals: refuses the requests that are not served.
     """
 
@@ -63,12 +62,11 @@ class Listener(DatagramProtocol):
         self.site = site
         self.interface: str = options.interface
         self.port: int = options.port
-        self.counts: Counter[str] = Counter()
         self._entries = [PortDialect(name, options, dialect)]
         self._sessions = Sessions(site)
-        self.refusals = Refusals(site, self.counts, self._send)
+        self.refusals = Refusals(site, self._send)
         self._opener = Opener(site, self, self._sessions)
-        self._shedding = Shedding(site, self._sessions, self.counts, lambda: self._entries[0].name)
+        self._shedding = Shedding(site, self._sessions, lambda: self._entries[0].name)
         self._drained: Deferred[None] | None = None
         # Peers whose request may be a late copy, until their next answer tells.
         self._doubted: set[Peer] = set()
@@ -207,7 +205,6 @@ class Listener(DatagramProtocol):
 
     def _logFault(self) -> None:
         """Log the exception that is being handled, a fault of castd or of a plugin."""
-        self.counts["fault"] += 1
         _log.failure("{transport}: a datagram failed", event="fault", transport=self._entries[0].name)
 
     def _requested(self, datagram: bytes, peer: Peer, local: Local) -> None:
@@ -225,7 +222,6 @@ class Listener(DatagramProtocol):
 
     def drop(self, reason: str) -> None:
         """Count a datagram that is dropped without a word in the log, by one of L{outcomes.DROPPED}."""
-        self.counts[reason] += 1
         self.site.dropped[reason] += 1
 
     def peerUnreachable(self, peer: Peer | None = None) -> None:
@@ -278,7 +274,7 @@ class Listener(DatagramProtocol):
             try:
                 request = entry.dialect.request(datagram, peer, local)
             except WireError as error:
-                self.refusals.malformed(datagram, peer, error)
+                eventlog.malformed(peer, datagram, error)
                 return None
             except Refused as error:
                 self.refusals.refuse(entry, None, peer, local, error)

@@ -1,17 +1,16 @@
 """
-Refuse requests: each gets at most one ERROR, is counted by its reason, and has one event in the log.
+Refuse requests: each gets at most one ERROR, and has one event in the log.
 """
 
 from __future__ import annotations
 
 import errno
-from collections import Counter
 from collections.abc import Callable
 from typing import TypeAlias
 
 from twisted.logger import Logger
 
-from castd.errors import Declined, NotFound, Refused, Unanswered, WireError, reasonOf
+from castd.errors import Declined, NotFound, Refused, Unanswered, reasonOf
 from castd.interfaces import ISite
 from castd.request import Local, Peer, Request
 from castd.server import eventlog
@@ -36,13 +35,9 @@ class Refusals:
     Refuses the requests that one request port does not serve.
     """
 
-    def __init__(self, site: ISite, counts: Counter[str], send: Send) -> None:
-        """
-        @param counts: how many datagrams were not served, by reason; counted on here.
-        @param send: sends from the request port.
-        """
+    def __init__(self, site: ISite, send: Send) -> None:
+        """@param send: sends from the request port."""
         self._site = site
-        self._counts = counts
         self._send = send
 
     # Those that get an ERROR.
@@ -50,7 +45,6 @@ class Refusals:
     def refuseRequest(self, entry: PortDialect, request: Request, error: Refused) -> None:
         """Refuse a request; or do not answer it, as the client is to ask again."""
         if isinstance(error, Unanswered):
-            self._counts["unanswered"] += 1
             eventlog.unanswered(entry.name, request, str(error))
         elif isinstance(error, NotFound) and not request.write:
             self._refuseName(entry, request, error)
@@ -84,12 +78,9 @@ class Refusals:
         if answer is None or local.broadcast:
             return ""
         if limit := self._site.admission.errorLimit(peer[0], self._site.reactor.seconds(), local.networks):
-            self._counts[limit] += 1
             return limit
-        if not self._send(answer, peer, local):
-            # It counts as lost on the way: the client asks again.
-            self._counts["unsent"] += 1
-        elif self._site.recorder is not None:
+        # If it could not be sent it counts as lost on the way: the client asks again.
+        if self._send(answer, peer, local) and self._site.recorder is not None:
             self._site.recorder.answered(answer, peer, local)
         return ""
 
@@ -97,7 +88,6 @@ class Refusals:
 
     def crowded(self, entry: PortDialect, request: Request, limit: str) -> None:
         """Log that a limit is reached: there is no answer, the client asks again."""
-        self._counts[limit] += 1
         eventlog.unanswered(entry.name, request, limit, limit)
 
     def noPort(self, entry: PortDialect, request: Request, error: Exception) -> None:
@@ -105,7 +95,6 @@ class Refusals:
         Log that no port could be opened for a request.  As with other limits there is no answer, and the client asks
         again; some clients would give up at an ERROR.
         """
-        self._counts["no port"] += 1
         cause: object = getattr(error, "socketError", error)
         if isinstance(cause, OSError) and cause.errno in _NO_WAY:
             eventlog.unanswered(entry.name, request, "there is no way to it", unsent=reasonOf(cause))
@@ -114,7 +103,6 @@ class Refusals:
 
     def declined(self, entry: PortDialect, request: Request, error: Declined) -> None:
         """Log that this dialect does not serve a request; the next dialect may."""
-        self._counts[error.reason] += 1
         _log.info(
             "{transport}: {peer} is not served here: {why}: {name}",
             event="declined",
@@ -122,8 +110,3 @@ class Refusals:
             why=error.reason,
             **eventlog.requestFields(request),
         )
-
-    def malformed(self, datagram: bytes, peer: Peer, error: WireError) -> None:
-        """Log that a datagram cannot be read."""
-        self._counts["malformed"] += 1
-        eventlog.malformed(peer, datagram, error)

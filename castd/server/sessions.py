@@ -189,7 +189,7 @@ class Opener:
                 self._begin(entry, key, asked, content, datagram)
                 return True
             except WireError as error:
-                self._refusals.malformed(datagram, peer, error)
+                eventlog.malformed(peer, datagram, error)
                 return False
             except Elsewhere as error:
                 if self._site.predecessor is not None:

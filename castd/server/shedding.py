@@ -26,14 +26,10 @@ class Shedding:
     @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
     """
 
-    def __init__(self, site: ISite, sessions: Sessions, counts: Counter[str], transport: Callable[[], str]) -> None:
-        """
-        @param counts: how many datagrams were not served, by reason; counted on here.
-        @param transport: returns the name that the port has in the log.
-        """
+    def __init__(self, site: ISite, sessions: Sessions, transport: Callable[[], str]) -> None:
+        """@param transport: returns the name that the port has in the log."""
         self._site = site
         self._sessions = sessions
-        self._counts = counts
         self._transport = transport
         self.time = RequestTime()
         # How many were dropped since that was last logged, by the reason and the limit.
@@ -65,7 +61,6 @@ class Shedding:
         return False
 
     def _drop(self, why: str, limit: str, now: float) -> None:
-        self._counts[limit or "time"] += 1
         self._dropped[why, limit] += 1
         if now >= self._toldAt + 1:
             self.tell(now)
