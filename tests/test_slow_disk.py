@@ -35,6 +35,7 @@ from castd.files.root import Root
 from castd.files.threads import MOST_AWAITED, DiskThreads, allWithin, callWithin, whenAll
 from castd.files.upload_options import UploadDirectoryOptions
 from castd.files.uploads import UploadDirectory
+from castd.net.sockets import HEADERS
 from castd.options import Limits
 from castd.packets.tftp import Ack, Data, Error, buildAck, buildData, parse
 from castd.server.cast_protocol import READ_TIMEOUT
@@ -91,7 +92,7 @@ def stage(slow: Disk, tmp_path: Path) -> Iterator[TftpStage]:
         site.open([quick, slow.source], [slow.sink], Rules([Rule.model_validate({"allow": "any"})]))
         return site
 
-    with TftpStage(made=made, options={"blksize": 512}) as stage:
+    with TftpStage(made=made, options={"blksize": 512, "windowsize": 4096}) as stage:
         yield stage
 
 
@@ -472,6 +473,21 @@ def test_aDiskThatNeverTakesIt(stage: TftpStage, slow: Disk) -> None:
     assert stage.casts() == []
     slow.thread.run()
     assert slow.sink.uploads.byKey == {}
+
+
+@pytest.mark.parametrize(("held", "kept"), [(10, MOST_KEPT), (2 * MOST_KEPT, 2 * MOST_KEPT)])
+def test_noMoreIsKeptThanIsGranted(stage: TftpStage, slow: Disk, held: int, kept: int) -> None:
+    """While the disk is waited for, a client that sends more than the window it was granted fills no memory."""
+    stage.site.ports.buffer = held * (HEADERS + 512)
+    client, tid = begun(stage, slow, blksize=512, windowsize=4096)
+    (upload,) = stage.casts()
+    assert upload.half.terms.windowsize == held
+    for number in range(1, 4 * MOST_KEPT + MOST_UNWRITTEN // 512):
+        client.send(buildData(number, bytes(512)), tid)
+    stage.network.advance(0.01)
+    assert len(upload._unread) == kept
+    stage.network.advance(STORE_TIMEOUT + 2)
+    slow.thread.run()
 
 
 def test_anotherMount(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -174,8 +174,8 @@ class UploadProtocol(HalfProtocol):
         blksize, windowsize = half.terms.blksize, half.terms.windowsize
         if windowsize == 1:
             return
-        self._mostUnread = max(MOST_KEPT, windowsize)
         room = fitWindow(half, self.transport.holdWindow)
+        self._mostUnread = max(MOST_KEPT, room)
         if room < windowsize:
             self._logSmallWindow(room, windowsize, blksize, windowBuffer(windowsize, HEADERS + blksize))
 
