@@ -43,7 +43,7 @@ class Full:
     def write(self, datagram: bytes, address: Peer) -> None:
         raise BlockingIOError
 
-    def peerUnreachable(self, peer: Peer | None = None) -> None:
+    def peerUnreachable(self, peer: Peer) -> None:
         """Do nothing."""
 
 

@@ -294,11 +294,11 @@ def test_aPortThatOpensAnew(answers: int, left: int) -> None:
         say(client, 1, tid)
         client.expect(1.0)
         (cast,) = stage.casts()
-        cast.peerUnreachable()
+        cast.peerUnreachable(client.address)
         for number in range(2, 2 + answers):
             say(client, number, tid)
             client.expect(1.0)
-        cast.peerUnreachable()
+        cast.peerUnreachable(client.address)
         stage.network.advance(0.001)
         assert len(stage.told("received")) == left
 

@@ -301,7 +301,7 @@ class Closing(native.StepState, DatagramProtocol):
     def stepRefused(self, datagram: bytes, peer: Peer) -> None:
         """Nothing: no step is taken."""
 
-    def peerUnreachable(self, peer: Peer | None = None) -> None:
+    def peerUnreachable(self, peer: Peer) -> None:
         """Nothing: no peer is sent anything."""
 
 

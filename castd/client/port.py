@@ -23,7 +23,7 @@ from castd.request import Peer
 class Reachable(Protocol):
     """Describes a protocol that is told of closed ports."""
 
-    def peerUnreachable(self, peer: Peer | None = None) -> None:
+    def peerUnreachable(self, peer: Peer) -> None:
         """Note that a host reports the port of a peer as closed (ICMP port unreachable)."""
 
 

@@ -195,13 +195,13 @@ class ClientTransfer(HalfProtocol):
         if self._watcher is not None:
             self.transport = _WatchedTransport(self.transport, self._watcher)
 
-    def peerUnreachable(self, peer: Peer | None = None) -> None:
+    def peerUnreachable(self, peer: Peer) -> None:
         """
         End the transfer, as the port of the server is closed: its host says so (ICMP port unreachable).  What concerns
         another port is ignored, and what comes after the end.
         """
         host, port = self._server[0], self.peer[1]
-        ours = peer is not None and (peer[0].partition("%")[0], peer[1]) == (host.partition("%")[0], port)
+        ours = (peer[0].partition("%")[0], peer[1]) == (host.partition("%")[0], port)
         if ours and not self.over and not self.done.called:
             why = "no server listens there" if self._tid is None else "the server has left the transfer"
             self._end(TransferError(outcomes.CLOSED, f"port {port} of {host} is closed: {why}"))

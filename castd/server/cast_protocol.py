@@ -475,14 +475,12 @@ class CastProtocol(FastPath):
         self._dropFastPath()
         self.end(outcomes.FAILED)
 
-    def peerUnreachable(self, peer: Peer | None = None) -> None:
+    def peerUnreachable(self, peer: Peer) -> None:
         """
         Count that a host reports the port of a receiver as closed (ICMP port unreachable).
 
         The receiver is removed after L{CLOSED_PORTS} reports in a row: a client may open its port anew between two
         blocks.
-
-        @param peer: the receiver; L{None}: the only one.
         """
         if self._steps:
             # Answers have come on the fast path since, so reports before them do not count.
@@ -490,9 +488,7 @@ class CastProtocol(FastPath):
             if self.group is None:
                 for each in self.receivers.values():
                     each.closedReports = 0
-        if peer is None and self.receivers:
-            peer = next(iter(self.receivers))
-        if peer is not None and (receiver := self.receivers.get(peer)) is not None:
+        if (receiver := self.receivers.get(peer)) is not None:
             receiver.closedReports += 1
             if receiver.closedReports >= CLOSED_PORTS:
                 # It is removed by the timer, as this may be called from within pump.

@@ -136,7 +136,7 @@ class HalfProtocol(DatagramProtocol, ABC):
         if isTransfer and self.mayAnswerStranger(addr):
             self._queue.write(self, buildError(UnknownTid.code, UnknownTid.text), addr)
 
-    def peerUnreachable(self, peer: Peer | None = None) -> None:
+    def peerUnreachable(self, peer: Peer) -> None:
         """Ignore that a host has reported a port closed."""
 
     def unsent(self, why: str) -> None:

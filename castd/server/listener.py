@@ -224,11 +224,11 @@ class Listener(DatagramProtocol):
         """Count a datagram that is dropped without a word in the log, by one of L{outcomes.DROPPED}."""
         self.site.dropped[reason] += 1
 
-    def peerUnreachable(self, peer: Peer | None = None) -> None:
+    def peerUnreachable(self, peer: Peer) -> None:
         """Pass on that a host reports the port of a peer as closed (ICMP port unreachable)."""
-        if peer is not None and (member := self._sessions.onPort.get(peer)) is not None:
+        if (member := self._sessions.onPort.get(peer)) is not None:
             member.peerUnreachable(peer)
-        elif peer is not None and self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
+        elif self.site.predecessor is not None and self.site.predecessor.serves(self.at, peer):
             self.site.predecessor.forwardUnreachable(self.at, peer)
 
     def _plausible(self, peer: Peer, local: Local) -> bool:

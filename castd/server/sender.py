@@ -196,8 +196,8 @@ class DatagramSender(Protocol):
     transport: IDatagramPort
     full: int
 
-    def peerUnreachable(self, peer: Peer | None = None) -> None:
-        """Note that a host reports the port of a peer as closed; L{None}: of the only peer."""
+    def peerUnreachable(self, peer: Peer) -> None:
+        """Note that a host reports the port of a peer as closed."""
 
     def unsent(self, why: str) -> None:
         """Note that this machine could not send a datagram."""

@@ -90,5 +90,5 @@ class ServiceListener:
         except BaseException:
             _log.failure("{transport}: a datagram failed", event="fault", transport=self._name)
 
-    def peerUnreachable(self, peer: Peer | None = None) -> None:
+    def peerUnreachable(self, peer: Peer) -> None:
         """Ignore that a peer's port is closed: each answer is a single datagram."""

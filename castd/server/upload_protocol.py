@@ -293,7 +293,7 @@ class UploadProtocol(HalfProtocol):
         """Return whether the limits of the site allow an ERROR 5 to this address."""
         return self.site.admission.mayAnswerStranger(address[0], self._seconds())
 
-    def peerUnreachable(self, peer: Peer | None = None) -> None:
+    def peerUnreachable(self, peer: Peer) -> None:
         """Count that the client's host reports its port as closed; after L{CLOSED_PORTS} reports in a row it ends."""
         self._closedReports += 1
         if self._closedReports >= CLOSED_PORTS:

@@ -79,7 +79,7 @@ class Hearer(DatagramProtocol):
     def __init__(self) -> None:
         self.heard: list[bytes] = []
         self.strangers: list[bytes] = []
-        self.unreachable: list[Peer | None] = []
+        self.unreachable: list[Peer] = []
         self.stopped = 0
 
     def doStop(self) -> None:
@@ -95,7 +95,7 @@ class Hearer(DatagramProtocol):
     def datagramFrom(self, datagram: bytes, peer: Peer, local: Local) -> None:
         self.heard.append(datagram)
 
-    def peerUnreachable(self, peer: Peer | None = None) -> None:
+    def peerUnreachable(self, peer: Peer) -> None:
         self.unreachable.append(peer)
 
 
