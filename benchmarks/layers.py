@@ -70,7 +70,7 @@ def negotiated() -> Callable[[], object]:
 def admitted() -> Callable[[], object]:
     """The limits are asked about a new receiver."""
     admission, clock = Admission(PLENTY), iter(range(1 << 62))
-    return lambda: admission.crowded("10.0.0.9", next(clock) * 0.01)
+    return lambda: admission.crowded(CLIENT, next(clock) * 0.01)
 
 
 def found() -> Callable[[], object]:

@@ -204,9 +204,9 @@ def test_sharing(folder: Path, network: Network) -> None:
     (address,) = case.server.addresses
     group = "multicast: {interface: 10.0.0.1, groups: 239.255.7.0/30}"
     assert case.reload(START + f"transports: {{{group}, tftp: {{interface: 10.0.0.1}}}}\n") == ()
-    assert list(address.transport.served()) == ["multicast", "tftp"]
+    assert [each.name for each in address.transport.dialects] == ["multicast", "tftp"]
     assert case.reload(START + "transports: {tftp: {interface: 10.0.0.1}}\n") == ()
-    assert list(address.transport.served()) == ["tftp"]
+    assert [each.name for each in address.transport.dialects] == ["tftp"]
 
 
 def test_stayingGroups(folder: Path, network: Network) -> None:

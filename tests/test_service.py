@@ -329,7 +329,7 @@ def test_sharing(boot: Path, network: Network, events: list[dict[str, Any]]) -> 
     (address,) = server.addresses
     assert [entry.name for entry in address.entries] == ["a", "b"]
     assert [each["transport"] for each in events if each.get("event") == "listening"] == ["a", "b"]
-    assert list(address.transport.served()) == ["a", "b"]
+    assert [each.name for each in address.transport.dialects] == ["a", "b"]
 
 
 def test_groupAlone(boot: Path, network: Network) -> None:

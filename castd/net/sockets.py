@@ -44,6 +44,8 @@ _LINK_LOCAL: Final = frozenset({"fe8", "fe9", "fea", "feb"})
 #: in6_pktinfo: address, interface.
 _INFO6: Final = struct.Struct("=16sI")
 _ANCILLARY: Final = 256
+#: More octets than a datagram has.
+_LONGEST: Final = 65535
 #: Errors read at once.
 _MOST_ERRORS: Final = 64
 
@@ -357,13 +359,9 @@ def discardQueued(sock: Socket, most: int = MOST_QUEUED) -> None:
             continue
 
 
-def discardErrors(sock: Socket, most: int = MOST_QUEUED) -> None:
-    """
-    Read and drop the ICMP errors that are queued.
-
-    @param most: the most reads, as somebody may still be sending.
-    """
-    for _ in range(most):
+def discardErrors(sock: Socket) -> None:
+    """Read and drop the ICMP errors that are queued; not for ever, as somebody may still be sending."""
+    for _ in range(MOST_QUEUED):
         if not readErrors(sock):
             return
 
@@ -382,16 +380,15 @@ def setGroupOptions(sock: socket.socket, ttl: int, interface: str, loopback: boo
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_LOOP, int(loopback))
 
 
-def receiveFrom(sock: socket.socket, interfaces: Interfaces, port: int, size: int = 65535) -> tuple[bytes, Peer, Local]:
+def receiveFrom(sock: socket.socket, interfaces: Interfaces, port: int) -> tuple[bytes, Peer, Local]:
     """
     Receive one datagram.
 
     @param port: the number that the socket is bound to.
-    @param size: octets of the longest datagram to receive whole.
     @return: the datagram, its sender, and the local address that it was sent to.
     @raise BlockingIOError: there is no datagram.
     """
-    datagram, ancillary, _, peer = sock.recvmsg(size, _ANCILLARY)
+    datagram, ancillary, _, peer = sock.recvmsg(_LONGEST, _ANCILLARY)
     for level, kind, value in ancillary:
         if level == socket.IPPROTO_IP and kind == _IP_PKTINFO:
             return datagram, peer, interfaces.local(value, port)

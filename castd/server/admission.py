@@ -158,14 +158,13 @@ class Admission:
     @ivar receivers: how many receivers there are at each address.
     @ivar affordable: for how many casts there are descriptors.
     @ivar known: the addresses that were served.
-    @ivar displaced: how many receivers had to leave before their time, as the server was full.
     """
 
     #: ERROR 5 datagrams a second to unknown transfer IDs, in all (docs/transports/tftp.md).
     STRANGERS = 5.0
 
     def __init__(self, limits: Limits) -> None:
-        self.casts = self.looking = self.displaced = 0
+        self.casts = self.looking = 0
         self.receivers: Counter[str] = Counter()
         self._lookups: Counter[str] = Counter()
         self.affordable: float = float("inf")
@@ -302,7 +301,6 @@ class Admission:
                 return False
             del self._unheard[found[0]]
             if not session.heard(peer):
-                self.displaced += 1
                 session.displace(peer)
                 return True
         return False

@@ -378,7 +378,7 @@ class CastProtocol(FastPath):
             eventlog.malformed(peer, datagram, error)
             return
         except UnknownPeer:
-            if self.listener.mayAnswerStranger(peer):
+            if self.site.admission.mayAnswerStranger(peer[0], self._seconds()):
                 answer = self.entry.dialect.refuse(None, UnknownTid())
                 if answer is not None:
                     self._queue.put(self, answer, peer)

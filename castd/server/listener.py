@@ -157,10 +157,6 @@ class Listener(DatagramProtocol):
         """What begins the casts of this port."""
         return self._opener
 
-    def served(self) -> Iterable[str]:
-        """Return the names of the transports at this port."""
-        return [entry.name for entry in self._entries]
-
     # Another process takes over.
 
     @property
@@ -575,10 +571,6 @@ class Listener(DatagramProtocol):
         except OSError:
             return False
         return True
-
-    def mayAnswerStranger(self, peer: Peer) -> bool:
-        """Return whether an ERROR 5 may be sent to a peer whose transfer ID is unknown (RFC 1350 section 4)."""
-        return self.site.admission.mayAnswerStranger(peer[0], self.site.reactor.seconds())
 
 
 def _isCopy(request: Request, unheard: Session | None) -> bool:
