@@ -7,6 +7,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from zope.interface.verify import verifyObject
 from castd import plugins
 from castd.config.plugin import Collected, ServiceMaker, collect
 from castd.errors import ConfigError
-from castd.interfaces import ICastTransport, IPortService, ITransportMaker
+from castd.interfaces import ICastTransport, IPortService, ITransportMaker, ServicePort
 from castd.server.listener import Listener
 from castd.server.service_port import ServiceListener
 from castd.service.service import Server, compose, read
@@ -169,6 +170,33 @@ def test_taken(collected: Collected, tmp_path: Path) -> None:
     assert [each["event"] for each in events if each.get("event") in ("unopened", "listening")] == ["unopened"]
     assert lax.server.unready() is None
     assert lax.server.stopService().called
+
+
+def test_openedByAReload(collected: Collected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that is not required, and was taken at the start, is opened by the first reload that can."""
+    case = Case(tmp_path, collected)
+    module = sys.modules[type(case.server.portServices[0][1]).__module__]
+    monkeypatch.setattr(module, "ServicePort", partial(ServicePort, required=False))
+    case.server = case.composed()
+    other = RecordingClient(case.host, 7)
+    events: list[Any] = []
+    with observed(events.append):
+        case.start()
+        assert result(case.server.reread()) == ()
+        assert case.server.unready() is None
+        other.port.stopListening()
+        RecordingClient(case.host, 71)
+        case.write(ECHO + "  tftp: {port: 71}\n")
+        (fault,) = result(case.server.reread())
+        assert "*:71 is taken" in fault
+        assert (SERVER, 7) not in case.network.bound
+        case.write(ECHO)
+        for _ in range(2):
+            assert result(case.server.reread()) == ()
+            assert case.ask(b"hello") == [b"hello"]
+    told = [each["event"] for each in events if each.get("event") in ("unopened", "listening")]
+    assert told == ["unopened", "listening"]
+    assert case.server.stopService().called
 
 
 def faulty(fault: type[BaseException]) -> Any:

@@ -95,8 +95,8 @@ class ListeningAddress(Service):
 
     def announce(self) -> None:
         """
-        Log that the port listens, or why the server goes on without it; once.  It is called when the whole start has
-        succeeded, or the whole reload: until then the port may be closed again.
+        Log that the port listens, or why the server goes on without it; once, and once more if the port is open later.
+        It is called when the whole start has succeeded, or the whole reload: until then the port may be closed again.
         """
         if self._announced:
             return
@@ -125,6 +125,9 @@ class ListeningAddress(Service):
             if self.required:
                 raise Unavailable(f"{entry.tree.where(entry.route)}: {self.address} is {reason}") from None
             self._unopened = reason
+        else:
+            self._announced = self._announced and not self._unopened
+            self._unopened = ""
 
     def unbind(self) -> None:
         """Close the port at once; L{bind} can open it again.  That a plugin fails to hear of its end is logged."""

@@ -28,7 +28,7 @@ class PortChange:
 
     def bind(self) -> None:
         """
-        Bind the addresses that are not served yet.
+        Bind the addresses that have no port yet.
 
         @raise ConfigError: with each address that cannot be bound; all ports are as they were.
         """
@@ -44,12 +44,15 @@ class PortChange:
             undo.pop_all()
 
     def _bindOne(self, bindAddress: tuple[str, int], wanted: ListeningAddress, undo: ExitStack) -> None:
-        if bindAddress in self._current:
-            _checkSameType(self._current[bindAddress], wanted)
-            return
-        self._unbindConflicting(bindAddress, wanted, undo)
-        wanted.bind()
-        undo.callback(wanted.unbind)
+        address = self._current.get(bindAddress, wanted)
+        if address is wanted:
+            self._unbindConflicting(bindAddress, wanted, undo)
+        else:
+            _checkSameType(address, wanted)
+        # One that is served now may have no port, as another program had it, and it is not required.
+        if address.port is None:
+            address.bind()
+            undo.callback(address.unbind)
 
     def _unbindConflicting(self, bindAddress: tuple[str, int], wanted: ListeningAddress, undo: ExitStack) -> None:
         """Unbind addresses that are to go: the wildcard and an address of its family cannot be bound together."""

@@ -540,7 +540,7 @@ class Server(MultiService):
                 current[bindAddress].become(fresh)
             else:
                 fresh.setServiceParent(self)
-                fresh.announce()
+            current.get(bindAddress, fresh).announce()
         vanished = [each for bindAddress, each in current.items() if bindAddress not in wanted]
         self.addresses = (*(current.get(bindAddress, fresh) for bindAddress, fresh in wanted.items()), *vanished)
         for each in vanished:
