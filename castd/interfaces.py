@@ -663,25 +663,6 @@ class IMachines(Interface):
         """Return what is known of the machine with this MAC, which has no address yet."""
 
 
-class IContentSourceMaker(Interface):
-    """
-    Makes the content sources of one kind.  A plugin announces it in C{castd/plugins/} or by an entry point;
-    L{castd.config.plugin.collect} finds it.
-    """
-
-    name: str = Attribute("The kind of source, as the service file calls it.")
-    description: str = Attribute("One line for 'castd plugins'.")
-    options: type[BaseModel] = Attribute("A frozen model, mostly a subclass of castd.options.Settings.")
-
-    def makeSource(options: Any, site: ISite) -> IContentSource:
-        """
-        Make and open a source.
-
-        @param options: an instance of the model in the attribute C{options}.
-        @raise ConfigError: a source cannot be opened with these options.
-        """
-
-
 # Uploads, and where they go.
 
 
@@ -1374,7 +1355,7 @@ class IPredecessor(Interface):
         """Return a Deferred that fires when the predecessor has ended."""
 
 
-# Makers of transports and services.
+# Makers of transports, services and content sources.
 
 
 class ITransportMaker(Interface):
@@ -1396,4 +1377,23 @@ class ITransportMaker(Interface):
         @param name: name of this transport in the service file, for logs and metrics.
         @param options: an instance of the model in the attribute C{options}.
         @raise ConfigError: these options cannot work together.
+        """
+
+
+class IContentSourceMaker(Interface):
+    """
+    Makes the content sources of one kind.  A plugin announces it in C{castd/plugins/} or by an entry point;
+    L{castd.config.plugin.collect} finds it.
+    """
+
+    name: str = Attribute("The kind of source, as the service file calls it.")
+    description: str = Attribute("One line for 'castd plugins'.")
+    options: type[BaseModel] = Attribute("A frozen model, mostly a subclass of castd.options.Settings.")
+
+    def makeSource(options: Any, site: ISite) -> IContentSource:
+        """
+        Make and open a source.
+
+        @param options: an instance of the model in the attribute C{options}.
+        @raise ConfigError: a source cannot be opened with these options.
         """

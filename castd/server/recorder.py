@@ -39,8 +39,9 @@ BLOCK_HEAD = 4
 OVERHEAD = 200
 #: Packets that are kept of those who take no part in a transfer.
 MOST_OTHERS = 16
-#: Transfers that have ended and are kept for a C{castd record} that waits; requests that are, before they are told of
-#: and after; and machines that have asked for a size only, whose packets are kept until they come back or are told of.
+#: How many are kept of each: transfers that have ended while a C{castd record} waits; ports whose requests have come
+#: meanwhile and began no transfer; those of which the log has said why; and machines that have asked for a size only,
+#: until the log says that they have not come back.
 MOST_ENDED = 256
 #: The kind of the event that a machine has asked for a size, and not come back for the file.
 SIZE_ONLY = "size-only"

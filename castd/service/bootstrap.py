@@ -216,7 +216,7 @@ def collectGarbageSeldom() -> None:
 
 def raiseDescriptorLimit() -> int:
     """
-    Raise the soft limit of open descriptors to the hard limit: each transfer needs one or two.
+    Raise the soft limit of open descriptors to the hard limit: each transfer needs up to L{CAST_DESCRIPTORS}.
 
     @return: the limit.
     """

@@ -343,8 +343,8 @@ class Server(MultiService):
     def beginStatus(self) -> tuple[dict[str, object], Iterator[None]]:
         """
         Return the state of the server, and the steps that add its transfers, see L{addressStatuses}, and count its
-        descriptors.  All else, such as
-        the counts of C{held}, is of the instant of this call: a transfer that ends during the steps is in both.
+        descriptors.  All else, such as the counts of C{held}, is of the instant of this call: a transfer that ends
+        during the steps is in both.
         """
         self.batch.flush()
         now = self.site.reactor.seconds()
