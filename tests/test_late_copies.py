@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import pytest
 
+from castd.cast.turn import Turn
 from castd.packets.tftp import Ack, Oack, buildData
 from castd.request import Local, Peer
 from castd.testing import Network, RecordingClient, pattern
 from tests.support.clients.tftp import HABITS, HPA, PLAIN, Habit, Simulated, ackedTo, data, hear, rrq, say, wrq
+from tests.support.log import observed
 from tests.support.quick import slowBut
 from tests.support.stage import HOST, SERVER, TftpStage
 
@@ -134,6 +136,19 @@ def test_whoIsBusy(windowsize: int) -> None:
         stage.network.advance(0.3)
         assert client.take() != []
         assert outcomes(stage) == []
+
+
+def test_aCastThatCannotTell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault of a cast, when it is asked how far it is, concerns this copy only: who asks later is served."""
+    stage = TftpStage({"f": FILE})
+    client, request, old = begun(stage)
+    with observed(stage.events.append), monkeypatch.context() as patched:
+        patched.setattr(Turn, "peerState", lambda *_: 1 // 0)
+        again(stage, client, request)
+    assert [event["event"] for event in stage.told("fault")] == ["fault"]
+    _, packet, new = stage.ask(request, client)
+    assert isinstance(packet, Oack)
+    assert new != old
 
 
 def test_severalCopies() -> None:

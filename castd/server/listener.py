@@ -314,8 +314,8 @@ class Listener(DatagramProtocol):
             # Whoever is in a group asks again when it hears nothing of it.
             return False
         if peer not in self._doubted:
-            self._doubted.add(peer)
             before = session.position(peer)
+            self._doubted.add(peer)
             clock.callLater(COPY_WAIT, self._judgeCopy, session, before, datagram, peer, request.local)
             # A block that came now would confuse a client that has restarted.
             session.repeatLater(clock.seconds() + COPY_WAIT + TICK)
