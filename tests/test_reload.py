@@ -424,6 +424,19 @@ def test_wider(folder: Path, network: Network) -> None:
     assert Client(network).finish() == BODY
 
 
+def test_widerByIPv6(folder: Path, network: Network) -> None:
+    """The same with IPv6."""
+    network.host(SERVER, "fd00::1")
+    one = START + "transports:\n  tftp: {interface: 'fd00::1'}\n"
+    case = Case(folder, network, one)
+    client = RecordingClient(network.host("fd00::9"))
+    for text in (one.replace("fd00::1", "::"), one):
+        assert case.reload(text) == ()
+        client.send(b"\0\1file\0octet\0", ("fd00::1", 69))
+        assert client.expect().datagram[4:] == BODY[:512]
+        network.advance(60)
+
+
 def test_makesRoomInVain(folder: Path, network: Network) -> None:
     """What has made room for a file that is refused after all is open again."""
     case = Case(folder, network, START + "transports:\n  tftp: {interface: 10.0.0.1}\n")

@@ -58,13 +58,18 @@ class PortChange:
         """Unbind addresses that are to go: the wildcard and an address of its family cannot be bound together."""
         host, port = bindAddress
         for (otherHost, otherPort), other in self._current.items():
-            conflict = otherPort == port and "" in (otherHost, host) and ":" not in otherHost + host
+            conflict = otherPort == port and _clash(otherHost, host)
             if not conflict or (otherHost, otherPort) in self._wanted or other.port is None:
                 continue
             if not other.idle:
                 raise _refusal(wanted, f"{other.address} is to make room, but transfers are under way there")
             undo.callback(other.bind)
             other.unbind()
+
+
+def _clash(one: str, other: str) -> bool:
+    """Return whether one of two interfaces is the wildcard of the other's family."""
+    return (":" in one) == (":" in other) and not {"", "::"}.isdisjoint((one, other))
 
 
 def _checkSameType(current: ListeningAddress, wanted: ListeningAddress) -> None:
