@@ -159,6 +159,19 @@ def test_letGoOf(peers: tuple[socket.socket, socket.socket]) -> None:
     assert (ports.idle, len(ports.epoll)) == (0, here)
 
 
+def test_theStockYieldsToARequestPort(peers: tuple[socket.socket, socket.socket]) -> None:
+    """A number that only a port in stock has can be listened at, as by a reload."""
+    reactor = Reactor()
+    ports = Ports(reactor, random.Random(1))
+    ports.openPort(Hearer(), HERE, peers[0].getsockname()).stopListening()
+    reactor.advance(0.005)
+    ((_, pair), *_) = next(iter(ports._stock._shelves.values())).ports
+    number = pair.main.getsockname()[1]
+    listening = ports.listen(number, Hearer(), "127.0.0.1")
+    assert (listening.getHost().port, ports.idle) == (number, 0)
+    listening.stopListening()
+
+
 def test_theStockYields(peers: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where descriptors run out, those in stock are used for whoever needs a port now."""
     reactor = Reactor()

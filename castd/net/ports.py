@@ -434,7 +434,7 @@ class Ports:
         fresh = sock is None
         try:
             if sock is None:
-                sock = sockets.bindSocket(interface, port)
+                sock = self._bindListening(interface, port)
             else:
                 sock.setblocking(False)
                 sockets.setCommonOptions(sock)
@@ -457,6 +457,16 @@ class Ports:
         if ours:
             self._deviceWatch.add(at, opened)
         return opened
+
+    def _bindListening(self, interface: str, port: int) -> socket.socket:
+        """Bind a request port; if a port in stock may have its number, or the last descriptors, without the stock."""
+        try:
+            return sockets.bindSocket(interface, port)
+        except OSError as error:
+            if error.errno not in _SCARCE or not len(self._stock):
+                raise
+        self.closeIdle()
+        return sockets.bindSocket(interface, port)
 
     def reached(self, address: str) -> tuple[IPv4Network, ...] | None:
         return self.interfaces.reached(address)
