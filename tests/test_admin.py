@@ -20,18 +20,22 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ConnectionDone
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import CannotListenError, ConnectionDone
+from twisted.internet.interfaces import IStreamServerEndpoint
+from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from castd.cli import control, main
+from castd.errors import Unavailable
 from castd.observe import web
 from castd.observe.metrics import MAX_TRANSPORTS, CountedEntry, Counters, MetricsPage
 from castd.observe.web import MetricsSite
 from castd.service import admin
-from castd.service.admin import ControlFactory
+from castd.service.admin import AdminPort, ControlFactory
 from castd.slices import Slices
 from tests.support.jobs import eventually, free, running, until
 from tests.support.server import pageOf
@@ -127,6 +131,28 @@ def test_metrics(tmp_path: Path) -> None:
         (tmp_path / "boot").rename(tmp_path / "gone")
         assert server.get("readyz") == (503, "content[0] is not there\n")
         client.close()
+
+
+@implementer(IStreamServerEndpoint)
+class Taken:
+    """An endpoint whose address is in use."""
+
+    def listen(self, factory: object) -> Deferred[Any]:
+        return fail(CannotListenError("0.0.0.0", 9147, OSError(errno.EADDRINUSE, "Address already in use")))
+
+
+def test_inItsOwnWay() -> None:
+    """Where the address of a metrics port contains that of the open one, a reload that cannot bind it says so."""
+    before = AdminPort("127.0.0.1:9147", "x.yaml:3: metrics.listen", Taken(), Factory(), False)
+    port = AdminPort("0.0.0.0:9147", "x.yaml:3: metrics.listen", Taken(), Factory(), False)
+    fault = "x.yaml:3: metrics.listen: 0.0.0.0:9147: Address already in use"
+    for open_, cure in (
+        (None, ""),
+        (before, "; if it is castd's own port at 127.0.0.1:9147: take another number, or restart castd"),
+    ):
+        with pytest.raises(Unavailable) as caught:
+            port.bind(open_)
+        assert caught.value.faults == (fault + cure,)
 
 
 @pytest.mark.slow

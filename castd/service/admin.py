@@ -6,6 +6,7 @@ A port whose address stays the same stays open over a reload.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -113,7 +114,7 @@ class AdminPorts:
             for name, port in fresh.items():
                 # The control socket's file belongs to the user castd will be; the metrics port may need root.
                 with self._server.asEffectiveUser() if name == "control" else nullcontext():
-                    port.bind()
+                    port.bind(self._ports.get(name))
         except BaseException:
             for port in fresh.values():
                 port.close()
@@ -287,10 +288,11 @@ class AdminPort:
         port: object = self._port
         return not isinstance(port, _ControlPort) or port.hasFile()
 
-    def bind(self) -> None:
+    def bind(self, before: AdminPort | None = None) -> None:
         """
         Open the port.
 
+        @param before: the port of this name that is open, and stays so until the reload has succeeded.
         @raise Unavailable: the port cannot be opened.
         """
         if self._local:
@@ -303,7 +305,10 @@ class AdminPort:
         self._endpoint.listen(self._factory).addBoth(outcome.append)
         (result,) = outcome
         if isinstance(result, Failure):
-            raise Unavailable(f"{self._source}: {self.address}: {reasonOf(result.value)}")
+            why, cause = reasonOf(result.value), getattr(result.value, "socketError", None)
+            if before is not None and getattr(cause, "errno", 0) == errno.EADDRINUSE:
+                why += f"; if it is castd's own port at {before.address}: take another number, or restart castd"
+            raise Unavailable(f"{self._source}: {self.address}: {why}")
         self._port = result
 
     def close(self) -> Deferred[None]:
