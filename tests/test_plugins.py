@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.protocol import DatagramProtocol
 from twisted.logger import capturedLogs, formatEvent
+from zope.interface import implementer
 from zope.interface.verify import verifyClass, verifyObject
 
 from castd import plugins
@@ -27,11 +28,12 @@ from castd.client.urls import UrlError, parseUrl
 from castd.config import yaml
 from castd.config.config import build
 from castd.config.plugin import Collected, ContentSourceMaker, ServiceMaker, TransportMaker, collect
-from castd.errors import ConfigError, Refused, WireError
+from castd.errors import ConfigError, NotFound, Refused, WireError
 from castd.group_pool import GroupPool, OpenContext
 from castd.interfaces import (
     ICastTransport,
     IContent,
+    IContentSource,
     IDialect,
     IGroupTransferHalf,
     IListeningPort,
@@ -41,11 +43,12 @@ from castd.interfaces import (
     IWire,
     ServicePort,
 )
-from castd.options import ListenOptions
+from castd.options import ListenOptions, Settings
 from castd.request import Local, Peer, Request
 from castd.server.listener import Listener
 from castd.service.service import Server, compose, kinds
 from castd.testing import BytesContent, Host, Network, NoJitterRandom, ReceivedFile, memorySite, pattern
+from tests.support.disks import result
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "fountain"
 SERVER: Peer = ("10.0.0.1", 7777)
@@ -396,6 +399,43 @@ def test_ofAnotherCastd(promised: dict[str, Any], fault: str, monkeypatch: pytes
         made(tmp_path, collected, Network(), text)
     assert len(raised.value.faults) == 1
     assert raised.value.faults[0].startswith(fault)
+
+
+class ShelfOptions(Settings):
+    """Of a source that calls something else than a directory C{path}."""
+
+    path: str = "top/left"
+
+
+@implementer(IContentSource)
+class Shelf:
+    """A source without files."""
+
+    def lookup(self, name: str, peer: Peer) -> IContent:
+        raise NotFound
+
+
+def test_readyWithAnySource(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Whether castd is ready depends on its own directories, whatever a plugin calls its options."""
+    outside = ModuleType("outside_shelf")
+    outside.__dict__.update({"Options": ShelfOptions, "makeSource": lambda *_: Shelf()})
+    monkeypatch.setitem(sys.modules, "outside_shelf", outside)
+    collected = collect()
+    collected.sources["shelf"] = ContentSourceMaker("shelf", "outside_shelf", "from elsewhere")
+    text = "castd: 1\ncontent: [{shelf: {}}, {directory: {path: boot}}]\ntransports: {tftp: {}}\n"
+    server = made(tmp_path, collected, Network(), text)
+    server.privilegedStartService()
+    server.startService()
+    assert ready(server) is None
+    (tmp_path / "boot").rename(tmp_path / "gone")
+    assert ready(server) == "content[1] is not there"
+    server.stopService()
+
+
+def ready(server: Server) -> str | None:
+    """Return why a server is not ready, as C{/readyz} says it."""
+    result(server.lookAtDisks())
+    return server.unready()
 
 
 @given(st.binary(max_size=40))

@@ -23,7 +23,7 @@ from castd import __version__, native
 from castd.config.config import Config
 from castd.config.plugin import Collected
 from castd.errors import ConfigError, Refused, Unavailable
-from castd.files.content import Directory
+from castd.files.content import Directory, DirectoryOptions
 from castd.files.presence import Presence, lookAt
 from castd.files.threads import RunInThread, allWithin, asDeferred
 from castd.interfaces import IListeningPort, IPorts
@@ -334,9 +334,9 @@ class Server(MultiService):
         """Return what is known of each directory of content, by the name of its entry in the service file."""
         found = []
         for entry in self.config.content:
-            path = getattr(entry.options, "base", None) or getattr(entry.options, "path", None)
-            if path is not None:
-                known = self._presence.setdefault(str(path), Presence(str(path), self.site.reactor))
+            if isinstance(entry.options, DirectoryOptions):
+                path = str(entry.options.base)
+                known = self._presence.setdefault(path, Presence(path, self.site.reactor))
                 found.append((entry.name, known))
         return found
 
