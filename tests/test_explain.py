@@ -578,6 +578,19 @@ def test_barred(case: Case) -> None:
     assert one(case, "images/kernel")["served"]
 
 
+def test_barredAndServed(case: Case) -> None:
+    """A client that another file is being sent to at this port is refused nothing, and told so."""
+    client = RecordingClient(case.network.host(HERE))
+    client.send(b"\0\1images/kernel\0octet\0", (SERVER, 69))
+    client.send(b"\0\4\0\1", client.expect().source)
+    case.network.advance(0.1)
+    case.server.site.bar(HERE, "images/kernel", 60, "it is to ask again by MTFTP")
+    question = asked("images/kernel", to=f"{SERVER}:69", options=["blksize=600"])
+    (found,) = explained(case, question)["explanations"]
+    assert (found["served"], found["answer"]["options"]) == (True, {"blksize": "600"})
+    assert same(found, first(case, question, 69))
+
+
 def test_deaf(case: Case) -> None:
     """A machine that hears nothing of groups is told to be served by the next transport."""
     case.server.site.deafMachines.remember(HERE, 100, 0.0)

@@ -157,6 +157,10 @@ class Listener(DatagramProtocol):
         """What begins the casts of this port."""
         return self._opener
 
+    def serves(self, host: str) -> bool:
+        """Return whether a receiver at this address is being served here that has answered."""
+        return self._sessions.serves(host)
+
     # Another process takes over.
 
     @property
@@ -415,7 +419,7 @@ class Listener(DatagramProtocol):
         entry, host = self._entries[index], request.peer[0]
         # Protocols that bar clients have no options: a request with options is of such a client that falls back.
         why = self.site.barred(host, request.name) if request.options else None
-        if why is not None and not self._sessions.serves(host):
+        if why is not None and not self.serves(host):
             self.refusals.refuse(entry, request, request.peer, request.local, Busy(why=why))
         elif request.write:
             self._beginUpload(index, request, datagram)

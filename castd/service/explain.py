@@ -363,7 +363,7 @@ class _Explainer:
         if self._limited(entry, request):
             return self._unanswered(entry)
         why = self._barred(request) if request.options else None
-        if why is not None:
+        if why is not None and not self._listener.serves(request.peer[0]):
             return self._refused(entry, request, Busy(why=why))
         if not request.write:
             return await self._read(number, entry, request)
