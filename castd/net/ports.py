@@ -10,6 +10,7 @@ import socket
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Network
 from typing import Generic, TypeVar
@@ -152,25 +153,20 @@ class UnconnectedPort(Generic[P]):
         except BlockingIOError:
             raise
         except OSError as error:
-            # The error may be that of an earlier datagram to another peer; then this datagram was not sent yet.
-            if not self._readErrors() and not self._hasInterfaceAgain(error):
-                raise
+            if error.errno == errno.ENODEV:
+                self._chooseInterfaceAgain()
+            # The error may be that of an earlier datagram to another peer; then this datagram was not sent yet.  It is
+            # reported when the port is read, and not by a send: that may be a step of the very cast it is about.
             self._trySendTo(datagram, address, host)
 
-    def _hasInterfaceAgain(self, error: OSError) -> bool:
+    def _chooseInterfaceAgain(self) -> None:
         """
-        Choose the interface of the group again, as the one that was chosen has gone (ENODEV) and may have been made
-        anew: the kernel keeps its number, not its address (ip(7), C{IP_MULTICAST_IF}).
-
-        @return: whether an interface has the address now.
+        Choose the interface of the group again, as the one that was chosen has gone and may have been made anew: the
+        kernel keeps its number, not its address (ip(7), C{IP_MULTICAST_IF}).
         """
-        if error.errno != errno.ENODEV or self._groupOptions is None:
-            return False
-        try:
-            sockets.setGroupOptions(self._socket, *self._groupOptions)
-        except OSError:
-            return False
-        return True
+        if self._groupOptions is not None:
+            with suppress(OSError):
+                sockets.setGroupOptions(self._socket, *self._groupOptions)
 
     def _trySendTo(self, datagram: Octets, address: Peer | None, host: str | None) -> None:
         if address is None:
