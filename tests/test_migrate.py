@@ -245,6 +245,24 @@ def test_statuses(arguments: list[str], status: int, told: str) -> None:
     assert (ran.exit_code, told in ran.output) == (status, True), ran.output
 
 
+@pytest.mark.parametrize(
+    ("server", "text"),
+    [
+        ("tftpd-hpa", 'TFTPD_ARGS="--secure /srv/tftp/"'),
+        ("tftpd-hpa", 'RUN_DAEMON="yes"\nOPTIONS="-l -s /srv/tftp"'),
+        ("tftpd-hpa", 'INTFTPD_PATH="/srv/tftp"\nINTFTPD_OPTS="-s ${INTFTPD_PATH}"'),
+        ("tftpd-hpa", "TFTP_DIRECTORY=$(find-it)\nTFTP_OPTIONS=--secure"),
+        ("tftpd-hpa", "[Service]\nExecStart=/usr/sbin/in.tftpd -l $TFTP_DIRECTORY"),
+        ("atftpd", 'ATFTPD_OPTIONS="--daemon"\nATFTPD_DIRECTORY="/srv/tftp"'),
+    ],
+)
+def test_saysNotWhat(tmp_path: Path, server: str, text: str) -> None:
+    """Of a file that does not say what is served no service file is made, least of all one that serves the disk."""
+    (tmp_path / "file").write_text(text)
+    ran = CliRunner().invoke(main.main, ["import", server, "/file", "--root", str(tmp_path)])
+    assert (ran.exit_code, ran.stdout) == (1, ""), ran.output
+
+
 def test_json() -> None:
     """With --json a program gets the file, its values, and each note with its line."""
     ran = CliRunner().invoke(

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, summarize_address_range
 
 from castd.dialects.mtftp import readFiles
+from castd.errors import ConfigError
 from castd.migrate import common, patterns
 from castd.migrate.draft import ANY, Draft, OldMachine, Options, Place, Value
 from castd.migrate.words import CommandWord, GivenOption, OptionReader, assignments, ofCommand, split, started
@@ -72,11 +73,13 @@ class _AtftpdReader:
         self._transports()
 
     def _wordsOf(self, file: str) -> list[CommandWord]:
-        text = self._machine.text(file)
-        words = started(text, file, PROGRAMS, self._draft)
-        if words is not None and not any(word.text.startswith("$") for word in words):
+        words = started(file, PROGRAMS, self._machine, self._draft)
+        if words is not None:
             return words
-        value, place = assignments(text, file, self._draft).get("OPTIONS", ("", Place(file, 1, "")))
+        found = assignments(self._machine.text(file), file, self._draft)
+        if "OPTIONS" not in found:
+            raise ConfigError(common.startsNothing(file, "atftpd", "OPTIONS"))
+        value, place = found["OPTIONS"]
         return [CommandWord(word.text, place) for word in split(value, place)]
 
     def _take(self, each: GivenOption) -> None:

@@ -74,6 +74,12 @@ def prefixOf(path: str) -> str:
     return normpath(path).strip("/")
 
 
+def startsNothing(file: str, program: str, variables: str) -> str:
+    """Return the fault of a file that says nothing of how a server is started."""
+    cure = "name the file that starts it, or give its command line as ps shows it: --command LINE"
+    return f"{file}: no line starts {program}, and none sets {variables}; {cure}"
+
+
 def listenEverywhere(draft: Draft, addresses: Iterable[str], options: Options, *places: Place) -> None:
     """Add a C{tftp} at each of these addresses."""
     for each in addresses:

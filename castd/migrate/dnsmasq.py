@@ -113,7 +113,7 @@ def read(files: Sequence[str], command: str | None, machine: OldMachine, draft: 
     if command is not None:
         settings.words(ofCommand(command))
     for file in files or ([DEFAULT_FILE] if command is None else []):
-        words = started(machine.text(file), file, PROGRAMS, draft)
+        words = started(file, PROGRAMS, machine, draft)
         if words is None:
             settings.file(file)
         else:

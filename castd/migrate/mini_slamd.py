@@ -21,7 +21,7 @@ def read(files: Sequence[str], command: str | None, machine: OldMachine, draft: 
     """Fill a draft from a command line, or from a unit of systemd."""
     words = [] if command is None else ofCommand(command)
     for file in files:
-        words += started(machine.text(file), file, PROGRAMS, draft) or []
+        words += started(file, PROGRAMS, machine, draft) or []
     if len(words) != 1:
         raise ConfigError("mini-slamd: no command line with one file: say --command 'mini-slamd FILE'")
     (word,) = words

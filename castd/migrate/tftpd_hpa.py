@@ -11,9 +11,19 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from castd.errors import ConfigError
 from castd.migrate import common, patterns
 from castd.migrate.draft import ANY, Draft, OldMachine, Options, Place, Value
-from castd.migrate.words import CommandWord, GivenOption, OptionReader, assignments, ofCommand, split, started
+from castd.migrate.words import (
+    UNKNOWN,
+    CommandWord,
+    GivenOption,
+    OptionReader,
+    assignments,
+    ofCommand,
+    split,
+    started,
+)
 
 DEFAULT_FILE = "/etc/default/tftpd-hpa"
 PROGRAMS = ("in.tftpd", "tftpd", "tftpd-hpa")
@@ -76,11 +86,12 @@ class _TftpdHpaReader:
         self._uploads(mapping)
 
     def _wordsOf(self, file: str) -> list[CommandWord]:
-        text = self._machine.text(file)
-        words = started(text, file, PROGRAMS, self._draft)
+        words = started(file, PROGRAMS, self._machine, self._draft)
         if words is not None:
             return words
-        found = assignments(text, file, self._draft)
+        found = assignments(self._machine.text(file), file, self._draft)
+        if not found.keys() & {"TFTP_OPTIONS", "TFTP_DIRECTORY"}:
+            raise ConfigError(common.startsNothing(file, "in.tftpd", "TFTP_OPTIONS or TFTP_DIRECTORY"))
         words = []
         for name, option in (("TFTP_USERNAME", ["--user"]), ("TFTP_ADDRESS", ["--address"]), ("TFTP_OPTIONS", []),
                              ("TFTP_DIRECTORY", [])):  # fmt: skip
@@ -178,6 +189,10 @@ class _TftpdHpaReader:
     def _content(self, mapping: MapFile) -> None:
         places = [folder.place for folder in self._folders]
         places += [self._given[name].place for name in ("secure", "permissive") if name in self._given]
+        if not self._folders and any(note.advice in UNKNOWN for note in self._draft.notes):
+            # What could not be read may have named it, and the whole disk is nobody's default.
+            self._draft.lose(Place("tftpd-hpa", 1, ""), "no directory is named in what can be read", "name it")
+            return
         if not self._folders:
             self._draft.tell(
                 next(iter(places), Place("tftpd-hpa", 1, "")),

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from posixpath import basename
 
 from castd.errors import ConfigError
-from castd.migrate.draft import Draft, Place
+from castd.migrate.draft import Draft, OldMachine, Place
 
 #: The file name that stands for words given to the command itself.
 COMMAND_LINE = "command line"
+#: What to do about a part of a command line that is not known: a line for a shell, and a variable without a value.
+UNKNOWN = ("write its result into the file, and try again", "put it into the line, and try again")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def assignments(text: str, file: str, draft: Draft) -> dict[str, tuple[str, Plac
         matched = _ASSIGNMENT.fullmatch(place.text)
         value = None if matched is None else _shellValue(matched[2], found)
         if matched is None or value is None:
-            draft.lose(place, "a line that only a shell can read", "write its result into the file, and try again")
+            draft.lose(place, "a line that only a shell can read", UNKNOWN[0])
         else:
             found[matched[1]] = value, place
     return found
@@ -193,21 +195,23 @@ _XINETD = {
 }
 
 
-def started(text: str, file: str, programs: Sequence[str], draft: Draft) -> list[CommandWord] | None:
+def started(file: str, programs: Sequence[str], machine: OldMachine, draft: Draft) -> list[CommandWord] | None:
     """
     Return the words of a daemon's command line from a file of inetd, of xinetd, or a unit of systemd, without its name.
 
     @param draft: it gets a note for what these do themselves.
     @return: L{None}: no line of the file starts it.
+    @raise ConfigError: the file cannot be read.
     """
     found: list[CommandWord] | None = None
     others: list[tuple[str, Place]] = []
-    for place in lines(text, file):
+    whole = list(lines(machine.text(file), file))
+    for place in whole:
         key, equals, value = (part.strip(" \t+-") for part in place.text.partition("="))
         if key == "ExecStart" and equals:
             words = split(value.lstrip("@:!"), place)
             if words and basename(words[0].text) in programs:
-                return words[1:]
+                return list(_expanded(words[1:], _environment(whole, machine, draft), draft))
         elif key == "server_args" and equals:
             found = split(place.text.partition("=")[2], place)
         elif key in _XINETD and equals:
@@ -224,5 +228,41 @@ def started(text: str, file: str, programs: Sequence[str], draft: Draft) -> list
     return found
 
 
+def _environment(unit: Iterable[Place], machine: OldMachine, draft: Draft) -> dict[str, tuple[str, Place]]:
+    """Return the variables of a unit: those in its files come before those in its own lines (systemd.exec(5))."""
+    own: dict[str, tuple[str, Place]] = {}
+    files: dict[str, tuple[str, Place]] = {}
+    for place in unit:
+        key, _, value = (part.strip() for part in place.text.partition("="))
+        if key == "Environment":
+            given = (word.text.partition("=") for word in split(value, place))
+            own.update({name: (text, place) for name, _, text in given})
+        elif key == "EnvironmentFile" and value:
+            try:
+                files.update(assignments(machine.text(value.removeprefix("-")), value.removeprefix("-"), draft))
+            except ConfigError as error:
+                draft.lose(place, str(error), "copy it as well, and try again")
+    return own | files
+
+
+def _expanded(
+    words: Iterable[CommandWord], known: Mapping[str, tuple[str, Place]], draft: Draft
+) -> Iterator[CommandWord]:
+    """Put the variables of a unit into its command line: C{$NAME} becomes words, C{${NAME}} is a part of its word."""
+    for word in words:
+        names = [braced or alone for braced, alone in _VARIABLE.findall(word.text)]
+        for name in names:
+            if name not in known:
+                draft.lose(word.place, f"${name}: no value of it is here", UNKNOWN[1])
+        if alone := _VARIABLE.fullmatch(word.text):
+            text, place = known.get(alone[1] or alone[2], ("", word.place))
+            yield from split(text, place) if alone[2] else [CommandWord(text, place)]
+        else:
+            text = _VARIABLE.sub(lambda each: known.get(each[1] or each[2], ("",))[0], word.text)
+            yield CommandWord(text, word.place)
+
+
+#: A variable in the command line of a unit: within a word it has braces (systemd.service(5)).
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}|(?<!.)\$([A-Za-z_][A-Za-z0-9_]*)(?!.)")
 #: A service of inetd: name, kind of socket, protocol.
 _INETD = re.compile(r"\S+\s+dgram\s+udp")
