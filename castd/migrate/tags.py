@@ -181,10 +181,13 @@ class Tags:
         return found[0]
 
     def _combine(self, tags: Iterable[str]) -> list[BootConditions]:
-        """Return the alternatives of several tags, all of which are set; one that begins with C{!} is not."""
+        """
+        Return the alternatives of several tags, all of which are set; one that begins with C{!} is not, nor with C{#},
+        the older word for it.
+        """
         found = [BootConditions()]
         for tag in tags:
-            each = self._negated(tag[1:]) if tag.startswith("!") else self._of(tag)
+            each = self._negated(tag[1:]) if tag.startswith(("!", "#")) else self._of(tag)
             joined = [one.joined(other) for one in found for other in each]
             found = [one for one in joined if one is not None]
             if len(found) > MOST:
