@@ -232,7 +232,7 @@ def test_noNames(pattern: str) -> None:
         (["tftpd-hpa", "--command", "in.tftpd -l -s /srv/tftp --nonsense"], 3, "nonsense: an option that is not known"),
         (["tftpd-hpa", "--command", "in.tftpd 'open"], 1, "No closing quotation"),
         (["tftpd-hpa", "/does/not/exist"], 1, "/does/not/exist: cannot be read: No such file"),
-        (["dnsmasq", "--command", "dnsmasq --dhcp-boot=x"], 1, "no enable-tftp"),
+        (["dnsmasq", "--command", "dnsmasq --dhcp-boot=x"], 1, "add enable-tftp and tftp-root to a copy"),
         (["mini-slamd", "--command", "mini-slamd"], 1, "no command line with one file"),
         (["tftpd64", "--command", "x"], 1, "name its tftpd32.ini"),
         (["iis", "x"], 2, "is not one of"),

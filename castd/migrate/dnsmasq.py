@@ -244,7 +244,8 @@ class _DnsmasqReader:
         for setting in self._settings:
             self._take(setting)
         if not tftp:
-            raise ConfigError("dnsmasq: no enable-tftp: its TFTP server is another program, which is to be imported")
+            cure = "for what machines boot, add enable-tftp and tftp-root to a copy of its file, and import that"
+            raise ConfigError(f"dnsmasq: no enable-tftp: its TFTP server is another program, to be imported; {cure}")
         addresses = self._addresses(tftp[-1])
         self._content()
         self._proxy(addresses, tftp[-1].place)
