@@ -473,8 +473,9 @@ RULES: Final = (
         "boot-rule",
         "proxydhcp does not tell it what to boot: no rule is for it",
         _untold("rule"),
-        "no rule of proxydhcp is for such a machine, of the architecture {arch}",
-        "add one with its arch:; castd pxe shows what each rule says of it",
+        "{why}",
+        "correct that rule of proxydhcp, or add one; castd pxe says the same of a service file",
+        told=False,
     ),
     VerdictRule(
         "boot-network",

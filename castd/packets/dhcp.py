@@ -35,6 +35,8 @@ RELAY_INFORMATION = 82
 ARCHITECTURE = 93
 MACHINE_ID = 97
 IPXE = 175
+#: A sub-option of option 82.
+LINK_SELECTION = 5
 _PAD, _END = 0, 255
 
 #: Octets of C{sname}, and of C{file} with the zero behind a name.
@@ -190,6 +192,17 @@ def _parts(code: int, value: bytes) -> Iterator[bytes]:
     for start in range(0, len(value) or 1, 255):
         part = value[start : start + 255]
         yield bytes([code & 255, len(part)]) + part
+
+
+def selectedLink(packet: DhcpPacket) -> IPv4Address | None:
+    """Return the address that a relay names for the client's link, in option 82 (RFC 3527); L{None}: it names none."""
+    area, at = packet.option(RELAY_INFORMATION), 0
+    while at + 2 <= len(area):
+        code, end = area[at], at + 2 + area[at + 1]
+        if code == LINK_SELECTION and end - at == 6 and end <= len(area):
+            return IPv4Address(area[at + 2 : end])
+        at = end
+    return None
 
 
 def largestReply(packet: DhcpPacket) -> int:

@@ -27,6 +27,10 @@ _RASPBERRY = [
     (pxe.BOOT_MENU, _LOCAL + b"\x11Raspberry Pi Boot"),
 ]
 
+#: How far the keys of a rule keep it from a request: a rule for the same firmware elsewhere is the more likely to be
+#: meant, then one for another firmware; one for iPXE or for a few machines is hardly.
+_FARNESS = {"networks": 1, "arch": 2, "machines": 3, "user-class": 3, "lacks": 3, "ipxe": 3}
+
 
 @dataclass(frozen=True, slots=True)
 class RuleInForce:
@@ -106,17 +110,42 @@ def candidates(rules: Sequence[RuleInForce], request: BootRequest, own: IPv4Addr
 
 def matching(rule: BootRule, request: BootRequest) -> int | None:
     """Return the architecture that makes a rule match a request; L{None}: it does not match."""
-    machine = request.machine
-    fits = (
-        rule.ipxe in (None, machine.ipxe)
-        and (rule.userClass is None or _hasClass(rule.userClass, machine.userClass))
-        and not any(pxe.IPXE_FEATURES[word] in machine.features for word in rule.lacks)
-        and (rule.machines is None or any(_isMachine(pattern, machine) for pattern in rule.machines))
-        and _isThere(rule, request)
-    )
-    if not fits:
+    if misfits(rule, request):
         return None
-    return next((each for each in machine.architectures if rule.arch is None or each in rule.arch), None)
+    return next((each for each in request.machine.architectures if rule.arch is None or each in rule.arch), None)
+
+
+def misfits(rule: BootRule, request: BootRequest) -> list[str]:
+    """Return the keys of a rule that a request does not fit; empty: it matches."""
+    machine = request.machine
+    fits = {
+        "ipxe": rule.ipxe in (None, machine.ipxe),
+        "user-class": rule.userClass is None or _hasClass(rule.userClass, machine.userClass),
+        "lacks": not any(pxe.IPXE_FEATURES[word] in machine.features for word in rule.lacks),
+        "machines": rule.machines is None or any(_isMachine(pattern, machine) for pattern in rule.machines),
+        "networks": _isThere(rule, request),
+        "arch": rule.arch is None or any(each in rule.arch for each in machine.architectures),
+    }
+    return [key for key, fit in fits.items() if not fit]
+
+
+def unmatched(rules: Sequence[RuleInForce], request: BootRequest) -> str:
+    """Say why no rule answers a request: by the rule that comes nearest to it."""
+    machine = request.machine
+    said = {
+        "ipxe": "it is iPXE" if machine.ipxe else "it is not iPXE",
+        "user-class": f"it says {machine.userClass!r}" if machine.userClass else "it has none",
+        "lacks": "it has such a feature",
+        "machines": f"it is {machine.address}",
+        "networks": request.place,
+        "arch": f"it is {pxe.architectureName(machine.architectures[0])}",
+    }
+    found = [(misfits(each.rule, request), each.number) for each in rules]
+    keys, number = min(found, key=lambda each: sum(_FARNESS[key] for key in each[0]))
+    if not keys:
+        return f"rule {number} matches, and has no file that it can be told"
+    named = " and ".join(f"{key} ({said[key]})" for key in keys)
+    return f"no rule matches; the nearest is rule {number}, but for its {named}"
 
 
 def _hasClass(wanted: str, value: bytes) -> bool:

@@ -139,6 +139,7 @@ class Checker:
         if self._options.relays and self._options.clients is None:
             # A relay says its address in the network of the machine, and that is another one.
             yield "relays: no relay of another network is answered: clients: must name the networks behind relays"
+        yield from self._clients()
         for place, inForce in enumerate(self.rules):
             yield from self._unreached(place, inForce)
             yield from self._partNetworks(place, inForce.rule)
@@ -149,6 +150,17 @@ class Checker:
                 if len(text) > _SHOWN:
                     yield f"{key}: EDK II shows {_SHOWN} of its {len(text)} characters"
         yield from self._loops()
+
+    def _clients(self) -> Iterator[str]:
+        """Warn of networks in C{clients} whose machines are answered and told nothing, or are not heard."""
+        direct = self._options.port67 and not self._options.relays and self._reached
+        for network in self._options.clients or ():
+            if not isinstance(network, IPv4Network):
+                continue
+            if not any(_meets(network, each.rule.networks) for each in self.rules):
+                yield f"clients: no rule is for machines in {network}: networks: of each rule leaves them out"
+            if direct and not _meets(network, self._reached):
+                yield f"clients: machines in {network} are heard through a relay only, and so with relays: true"
 
     def _unreached(self, place: int, inForce: RuleInForce) -> Iterator[str]:
         for earlier in self.rules[:place]:
@@ -167,9 +179,7 @@ class Checker:
     def _otherNetworks(self, place: int, rule: BootRule) -> Iterator[str]:
         answered = self._allowed()
         for network in rule.networks if answered else ():
-            if isinstance(network, IPv4Network) and not any(
-                network.overlaps(each) for each in answered if isinstance(each, IPv4Network)
-            ):
+            if isinstance(network, IPv4Network) and not _meets(network, answered):
                 yield f"rules[{place}].networks: nobody in {network} is answered, as it is not in clients:"
 
     def _ofFile(self, key: str, template: str, rule: BootRule) -> Iterator[str]:
@@ -217,6 +227,11 @@ def _templates(place: int, rule: BootRule) -> Iterator[tuple[str, str]]:
 def _menuTexts(place: int, rule: BootRule) -> Iterator[tuple[str, str]]:
     for number, item in enumerate(rule.menu.items if rule.menu else ()):
         yield f"rules[{place}].menu.items[{number}].text", item.text
+
+
+def _meets(network: IPv4Network, others: Sequence[AnyNetwork]) -> bool:
+    """Return whether a network and one of the others have an address in common."""
+    return any(network.overlaps(each) for each in others if isinstance(each, IPv4Network))
 
 
 def _isLoader(template: str | None) -> bool:

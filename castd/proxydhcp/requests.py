@@ -116,6 +116,15 @@ class BootRequest:
         return self.packet.giaddr if self.packet.giaddr != _NOBODY else None
 
     @property
+    def place(self) -> str:
+        """Where the machine is, in words, as far as that is known."""
+        if self.kind != DISCOVER:
+            return f"its address is {self.address}"
+        if self.relay is not None:
+            return f"its relay is {self.relay}{_unread(self.packet)}"
+        return f"it is in {' or '.join(map(str, self.networks))}"
+
+    @property
     def source(self) -> tuple[bytes, IPv4Address | None]:
         """
         Who asks: the hardware address, and the address that it asks from; L{None}: it has none yet.  Whoever names the
@@ -207,7 +216,8 @@ def _place(
         if not reach.relays or packet.giaddr == reach.own:
             return Silence(NETWORK)
         if not _inside(packet.giaddr, local, reach):
-            return Silence(NETWORK, f"its relay, {packet.giaddr}, is in none of the networks that are answered")
+            told = f"its relay, {packet.giaddr}, is in none of the networks that are answered"
+            return Silence(NETWORK, told + _unread(packet))
         if not atBootPort:
             return packet.giaddr, _holding(packet.giaddr, allowed)
     source = IPv4Address(peer[0])
@@ -224,6 +234,14 @@ def _place(
     link = reach.link(local)
     near = any(each.overlaps(other) for each in link for other in _fourOf(allowed))
     return (None, link) if near else Silence(NETWORK)
+
+
+def _unread(packet: DhcpPacket) -> str:
+    """Say which link a relay names beside its own address, by which alone rules and C{clients} go."""
+    link = dhcp.selectedLink(packet)
+    return (
+        "" if link in (None, packet.giaddr) else f", and the link that it names in option 82, {link}, is not looked at"
+    )
 
 
 def _fourOf(networks: tuple[AnyNetwork, ...]) -> tuple[IPv4Network, ...]:

@@ -21,7 +21,7 @@ from castd.files.threads import Waiters
 from castd.interfaces import IContent, IListeningPort, IPortService, IServiceFile, ISite, ServicePort
 from castd.options import AnyNetwork
 from castd.packets import dhcp, pxe
-from castd.proxydhcp.answers import Answer, Candidate, RuleInForce, answer, candidates
+from castd.proxydhcp.answers import Answer, Candidate, RuleInForce, answer, candidates, unmatched
 from castd.proxydhcp.checks import Checker
 from castd.proxydhcp.fetches import Awaited, AwaitedFetches
 from castd.proxydhcp.limits import MOST_REFUSALS, AnswerLimits, Recent
@@ -294,7 +294,8 @@ class ProxyDhcp:
         """Serve a request now, or as soon as the limits allow it; not at all if they do not."""
         found = tuple(candidates(self._rules, request, self._own))
         if not found:
-            self._silent(Silence(RULE, "no rule is for it"), request.machine.address, _architecture(request))
+            told = unmatched(self._rules, request)
+            self._silent(Silence(RULE, told), request.machine.address, _architecture(request))
             return
         wait = None
         if self._memory.limits.machineMay(*request.source, now):
@@ -365,7 +366,8 @@ class ProxyDhcp:
         request = read(dhcp.parse(datagram), atBootPort, peer, local, self._reach)
         if isinstance(request, Silence):
             return request
-        return await self.decide(request, candidates(self._rules, request, self._own))
+        found = tuple(candidates(self._rules, request, self._own))
+        return await self.decide(request, found) if found else Silence(RULE, unmatched(self._rules, request))
 
     # What is sent and told.
 

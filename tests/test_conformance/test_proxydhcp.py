@@ -170,6 +170,87 @@ def test_PX08_relayToldOf(tmp_path: Path) -> None:
         assert len(stage.told("unanswered")) == 2
 
 
+def test_PX08_linkSelection(tmp_path: Path) -> None:
+    """
+    PX-08: a relay stands for its machines by its address, and is answered there, also where option 82 names another
+    link (RFC 3527); who is not answered for that is told so.
+    """
+    option = b"\x01\x04\x00\x0a\x00\x01" + b"\x05\x04\x0a\x43\x00\x00"
+    asked = discover(giaddr="10.255.0.1", options={82: option})
+    relay = ("10.255.0.1", 67)
+    with ProxyStage(tmp_path, X64, own=RELAYED) as stage:
+        assert stage.hear(asked, relay) == []
+        (line,) = stage.told("unanswered")
+        assert line["told"] == (
+            "its relay, 10.255.0.1, is in none of the networks that are answered, and the link that it names in option "
+            "82, 10.67.0.0, is not looked at"
+        )
+    rules = ({**X64, "networks": "10.67.0.0/24"}, {**X64, "networks": "10.255.0.0/24", "boot": "undionly.kpxe"})
+    with ProxyStage(tmp_path, *rules, own={"relays": True, "clients": "10.255.0.0/24"}) as stage:
+        said = only(stage.hear(asked, relay))
+        assert (said.to, stage.told("offered")[0]["rule"]) == (relay, 2)
+        assert dhcp.parse(said.datagram).option(82) == option
+
+
+def test_PX08_secondRelay(tmp_path: Path) -> None:
+    """PX-08: through two relays the request is the first one's, at whose address the answer is awaited."""
+    asked = discover(giaddr="10.67.0.1", hops=2, options={82: b"\x01\x01\x07"})
+    with ProxyStage(tmp_path, X64, own=RELAYED) as stage:
+        said = only(stage.hear(asked, ("10.66.0.1", 67)))
+        assert (said.to, dhcp.parse(said.datagram).hops) == (RELAY, 0)
+
+
+def test_PX08_snooping(tmp_path: Path) -> None:
+    """PX-08: option 82 of a switch that is no relay, which leaves giaddr 0, is not given back."""
+    with ProxyStage(tmp_path, X64) as stage:
+        said = only(stage.hear(discover(options={82: b"\x01\x01\x07"})))
+        assert (said.to, 82 in dhcp.parse(said.datagram).options) == (("255.255.255.255", 68), False)
+
+
+@pytest.mark.parametrize(
+    ("rules", "asked", "told"),
+    [
+        (
+            [{**X64, "networks": "10.66.0.0/24"}, {**BIOS, "networks": "10.66.0.0/24"}],
+            {"giaddr": "10.67.0.1"},
+            "no rule matches; the nearest is rule 1, but for its networks (its relay is 10.67.0.1)",
+        ),
+        (
+            [IPXE, {**X64, "networks": "10.66.0.0/24"}, {**BIOS, "networks": "10.67.0.0/24"}],
+            {"giaddr": "10.67.0.1"},
+            "no rule matches; the nearest is rule 2, but for its networks (its relay is 10.67.0.1)",
+        ),
+        (
+            [{**X64, "machines": ["b8:*"]}, BIOS, IPXE],
+            {"arch": 11},
+            "no rule matches; the nearest is rule 2, but for its arch (it is efi-arm64)",
+        ),
+        ([BIOS, IPXE], {}, "no rule matches; the nearest is rule 1, but for its arch (it is efi-x64)"),
+        (
+            [{**X64, "networks": "10.67.0.0/24", "machines": ["b8:27:eb:*"]}],
+            {},
+            (
+                "no rule matches; the nearest is rule 1, but for its machines (it is 52:54:00:66:00:10) and networks "
+                "(it is in 10.66.0.0/24)"
+            ),
+        ),
+        (
+            [{**X64, "user-class": "lab"}],
+            {},
+            "no rule matches; the nearest is rule 1, but for its user-class (it has none)",
+        ),
+        ([{**X64, "boot": "{uuid}"}], {}, "rule 1 matches, and has no file that it can be told"),
+    ],
+)
+def test_PX30_noRule(tmp_path: Path, rules: list[dict[str, Any]], asked: dict[str, Any], told: str) -> None:
+    """PX-30: a machine that no rule is for is told of with the rule that comes nearest, and what it lacks of that."""
+    with ProxyStage(tmp_path, *rules, own=RELAYED) as stage:
+        assert stage.hear(discover(**asked), RELAY if asked else NOWHERE) == []
+        (line,) = stage.told("unanswered")
+        assert (line["verdict"], line["told"]) == ("boot-rule", told)
+        assert told in line["cause"]
+
+
 def test_PX08_notMeant(tmp_path: Path) -> None:
     """PX-08: where relays are not answered at all, and for a relay that cannot be one, there is no line."""
     for own, giaddr in (({}, "10.67.0.1"), ({"relays": True, "clients": ["10.66.0.0/24"]}, SERVER)):
@@ -797,6 +878,17 @@ def test_PX46_relays(tmp_path: Path) -> None:
     assert not any(text in each for each in warnings(tmp_path, IPXE, own=RELAYED))
 
 
+def test_PX46_networksOfNobody(tmp_path: Path) -> None:
+    """PX-46: a network of clients that no rule is for is warned of, and one that only relays reach, without relays."""
+    here = {**IPXE, "networks": "10.66.0.0/24"}
+    unruled, unheard = "clients: no rule is for machines in 10.67.0.0/24", "with relays: true"
+    assert [unruled in each for each in warnings(tmp_path, here, own=RELAYED)] == [True]
+    assert warnings(tmp_path, here, {**BIOS, "networks": "10.67.0.0/16"}, own=RELAYED) == []
+    deaf = {**RELAYED, "relays": False}
+    assert [unheard in each for each in warnings(tmp_path, IPXE, own=deaf)] == [True]
+    assert warnings(tmp_path, IPXE, own={**deaf, "port-67": False}) == []
+
+
 # Limits.
 
 
@@ -1415,7 +1507,11 @@ def test_PX66_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [
-        (["52:54:00:66:00:10", "bios"], 1, "no answer: no rule matches"),
+        (
+            ["52:54:00:66:00:10", "bios"],
+            1,
+            "no answer: no rule matches; the nearest is rule 1, but for its arch (it is bios)",
+        ),
         (["52:54:00:66:00:10", "efi-arm64"], 1, "no answer: gone: is not there"),
         (["52:54:00:66:00:10", "efi-x64", "--relay", "10.67.0.1"], 1, "in none of the networks"),
         (["52:54", "efi-x64"], 2, "write it as 52:54:00:66:00:10"),
