@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,6 +28,7 @@ from castd.cli import check, main
 from castd.config import yaml
 from castd.config.plugin import Collected, ContentSourceMaker, TransportMaker
 from castd.errors import ConfigError
+from castd.interfaces import ServicePort
 from castd.observe import journal
 from castd.observe.syslog import SyslogObserver, SyslogSocket
 from castd.service import bootstrap
@@ -508,6 +510,32 @@ def test_checkTaken(folder: Path) -> None:
         0,
         f"warning: {file}:4: transports.tftp: port {port} is taken now, by a castd that runs or another program\n",
     )
+
+
+@pytest.mark.loopback
+def test_checkTakenByOthers(folder: Path) -> None:
+    """So is one of a service, whatever this user may bind; one that nobody has is not."""
+    file = folder / "x.yaml"
+    transports = "{tftp: {port: 69, interface: 127.0.0.1}, proxydhcp: {interface: 127.0.0.1, rules: [{boot: x}]}}"
+    file.write_text(f"{GOOD}transports: {transports}\n")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        with suppress(OSError):
+            # Or another program has it.
+            other.bind(("127.0.0.1", 4011))
+        said = castd("check", file)
+    told = f"warning: {file}:4: transports.proxydhcp: 127.0.0.1:4011 is taken now, by a castd that runs"
+    assert told in said.stderr
+
+
+@pytest.mark.loopback
+def test_checkTriesServicePorts() -> None:
+    """A port of a service is tried at its address; a group is not joined for that."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("127.0.0.1", 0))
+        port = other.getsockname()[1]
+        assert check._isTaken(ServicePort("127.0.0.1", port))
+        assert not check._isTaken(ServicePort("239.255.66.1%127.0.0.1", port))
+    assert not check._isTaken(ServicePort("127.0.0.1", port))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -114,6 +115,32 @@ def test_ownPort(tmp_path: Path, words: str) -> None:
     assert found(words, 900, "fine")[0].endswith("(pid 900)")
     assert found(f"{words} /other.yaml", None, "not known")[0].endswith("(pid 900): whether for this file")
     assert found(words, 901, "problem")[0].endswith("(pid 900)")
+
+
+@pytest.mark.parametrize(
+    ("fails", "relays", "told"),
+    [
+        (
+            errno.EADDRINUSE,
+            False,
+            "problem: proxydhcp: broadcasts to UDP 67 are not heard: dnsmasq (pid 812) does not share it",
+        ),
+        (0, False, "fine: proxydhcp: broadcasts to UDP 67 can be heard beside dnsmasq (pid 812)"),
+        (errno.EACCES, False, "not known: proxydhcp: whether dnsmasq (pid 812) shares UDP 67: Permission denied"),
+        (0, True, "problem: UDP 10.0.0.5:67 (proxydhcp) is held by dnsmasq (pid 812)"),
+    ],
+)
+def test_dhcpServersPort(tmp_path: Path, fails: int, relays: bool, told: str) -> None:
+    """A DHCP server of this machine may share its port with a proxydhcp, unless that answers relays."""
+    proxy = {"interface": "10.0.0.5", "relays": relays, "rules": [{"boot": "a"}]}
+    machine = FakeMachine(processes=[(812, "/usr/sbin/dnsmasq", (4711,))], unshared=fails)
+    machine.bind("udp", "00000000:0043", 4711)
+    found = [
+        f"{each.verdict}: {each.what}" for each in lookAtPorts(subject(tmp_path, tftp=TFTP, proxydhcp=proxy), machine)
+    ]
+    assert told in found
+    none = {**proxy, "port-67": False, "relays": False}
+    assert not any("67" in each.what for each in lookAtPorts(subject(tmp_path, tftp=TFTP, proxydhcp=none), machine))
 
 
 def test_firstProcess(tmp_path: Path) -> None:

@@ -20,11 +20,15 @@ from castd.config.yaml import Route
 from castd.errors import NotFound
 from castd.files.directory import patience
 from castd.files.permission import whyNot, writeFault
+from castd.interfaces import ServicePort
 from castd.machines.lease_file import LeaseFile
 from castd.machines.leases import FORMATS
 from castd.machines.options import LeaseFileOptions
+from castd.net import devices
+from castd.net.sockets import bindSocket
 from castd.observe import journal
 from castd.options import HostPort
+from castd.request import hostPort
 from castd.service.endpoints import boundTo
 from castd.service.service import Server
 from castd.templates.source import Options as TemplateOptions
@@ -84,12 +88,18 @@ def machineWarnings(config: Config) -> Iterator[str]:
 
 
 def serviceWarnings(server: Server) -> Iterator[str]:
-    """Return the warnings of services, and of their ports that this user may not have."""
+    """Return the warnings of services, and of their ports that are taken or that this user may not have."""
     yield from server.warnings()
     for entry, service in server.portServices:
-        for port in sorted({each.port for each in service.ports if each.required}):
+        required = [each for each in service.ports if each.required]
+        for port in sorted({each.port for each in required}):
             if not permitted(port):
                 yield entry.describe(f"port {port} is a privileged one: this user may not have it")
+        for each in required:
+            if _isTaken(each):
+                at = hostPort((each.host, each.port))
+                remedy = f"; {each.remedy}" if each.remedy else ""
+                yield entry.describe(f"{at} is taken now, by a castd that runs or another program{remedy}")
 
 
 def fileWarnings(server: Server) -> Iterator[str]:
@@ -215,6 +225,22 @@ def _metricsAt(config: Config) -> HostPort | Path | None:
 def permitted(port: int) -> bool:
     """Return whether this process may bind this UDP port; one that is taken counts as permitted."""
     return _bind("", port, socket.SOCK_DGRAM) != errno.EACCES
+
+
+def _isTaken(port: ServicePort) -> bool:
+    """
+    Return whether a port of a service cannot be bound, as the server binds it, since another program has it.
+
+    A group is not tried: to bind to it is to join it, which the network sees, and others may have it as well.
+    """
+    host, _, device = port.host.partition("%")
+    if device and ":" not in host and host != devices.BROADCAST:
+        return False
+    try:
+        bindSocket(port.host, port.port).close()
+    except OSError as error:
+        return error.errno == errno.EADDRINUSE
+    return False
 
 
 def _bind(host: str, port: int, kind: socket.SocketKind) -> int:

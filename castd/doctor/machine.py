@@ -7,6 +7,7 @@ What a check decides is in the check.  So a test gives it the facts of a machine
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import secrets
 import shutil
@@ -22,7 +23,7 @@ from typing import Final, NamedTuple, Protocol
 
 from castd.errors import WireError
 from castd.net import devices
-from castd.net.sockets import familyOf
+from castd.net.sockets import bindSocket, familyOf
 from castd.packets import dhcp, tftp
 from castd.packets.dhcp import DhcpPacket
 from castd.packets.tftp import Packet
@@ -103,6 +104,13 @@ class IMachine(Protocol):
 
     def addresses(self) -> dict[str, str]:
         """Return the device of each address of this machine, IPv4 before IPv6."""
+
+    def bindFails(self, host: str, port: int) -> int:
+        """
+        Bind a UDP socket as castd does, for a moment.
+
+        @return: the C{errno} of the failure; 0: it could be bound.
+        """
 
     def source(self, host: str, interface: str) -> str:
         """
@@ -244,6 +252,13 @@ class ThisMachine:
             digits, *_, device = line.split()
             address = IPv6Address(bytes.fromhex(digits))
             yield (f"{address}%{device}" if address.is_link_local else str(address)), device
+
+    def bindFails(self, host: str, port: int) -> int:
+        try:
+            bindSocket(host, port).close()
+        except OSError as error:
+            return error.errno or errno.EIO
+        return 0
 
     def source(self, host: str, interface: str) -> str:
         with socket.socket(familyOf(host), socket.SOCK_DGRAM) as sock:

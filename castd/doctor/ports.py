@@ -5,6 +5,8 @@ the way.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from ipaddress import IPv4Address, ip_address
 from typing import Final, NamedTuple
@@ -14,6 +16,7 @@ from castd.doctor.boot import OFFER_SECONDS, askedFor, dhcpServers, ownAnswers, 
 from castd.doctor.findings import Finding, Subject
 from castd.doctor.kernel import BoundSocket, Holder, boundSockets, collides, holders, mayBindLow, serves
 from castd.doctor.machine import BOOT_SERVER, IMachine
+from castd.net import devices
 from castd.options import HostPort
 from castd.packets import dhcp
 from castd.packets.dhcp import DhcpPacket
@@ -68,9 +71,10 @@ def _byAddress(subject: Subject) -> dict[tuple[str, int], list[str]]:
     for entry, options in listening(subject.config):
         found.setdefault((options.interface, options.port), []).append(entry.name)
     for entry in subject.config.transports:
-        # Its port 67 hears broadcasts only, beside the DHCP server that has the port.
+        # The other port 67 hears broadcasts only, perhaps beside a DHCP server that has the port.
         if isinstance(entry.options, ProxyDhcpOptions):
-            found.setdefault((entry.options.interface, BOOT_SERVER), []).append(entry.name)
+            for port in (BOOT_SERVER, *((dhcp.SERVER_PORT,) if entry.options.relays else ())):
+                found.setdefault((entry.options.interface, port), []).append(entry.name)
     return found
 
 
@@ -91,6 +95,32 @@ def lookAtPorts(subject: Subject, machine: IMachine) -> Iterator[Finding]:
         who = [each for sock in sockets for each in known[sock.inode]]
         servers = [each.pid for each in who if each.isCastd and serves(machine, each, subject.config.file)]
         yield _portFinding(want, sockets, who, subject.pid or next(iter(servers), None))
+    for entry in subject.config.transports:
+        if isinstance(entry.options, ProxyDhcpOptions) and entry.options.port67:
+            yield from _sharingFindings(
+                WantedPort("udp", entry.options.interface, dhcp.SERVER_PORT, entry.name), machine
+            )
+
+
+def _sharingFindings(want: WantedPort, machine: IMachine) -> Iterator[Finding]:
+    """Find out whether the broadcasts to a port can be heard beside the DHCP server of this machine that has it."""
+    bound = [each for each in boundSockets(machine) if (each.kind, each.port) == (want.kind, want.port)]
+    known = holders(machine, {each.inode for each in bound})
+    others = sorted({who for each in bound for who in known[each.inode] if not who.isCastd and not who.isSystemd})
+    if not others:
+        return
+    who = ", ".join(map(str, others))
+    failed = machine.bindFails(f"{devices.BROADCAST}%{want.host}", want.port)
+    if failed == errno.EADDRINUSE:
+        cure = "have that program share it (dnsmasq: bind-interfaces), or port-67: false with option 60 from it"
+        yield Finding(
+            "problem", f"{want.by}: broadcasts to UDP {want.port} are not heard: {who} does not share it", cure
+        )
+    elif not failed:
+        yield Finding("fine", f"{want.by}: broadcasts to UDP {want.port} can be heard beside {who}")
+    elif failed != errno.EADDRNOTAVAIL:
+        what = f"{want.by}: whether {who} shares UDP {want.port}: {os.strerror(failed)}"
+        yield Finding("not known", what, "run this as root")
 
 
 def _isEverywhere(host: str) -> bool:

@@ -156,7 +156,10 @@ class ProxyDhcp:
         self._waiting: set[Deferred[None]] = set()
         self._drained: Deferred[None] | None = None
         near = f"%{options.interface}"
-        remedy = "port-67: false uses port 4011 alone, if the DHCP server there sends option 60 = PXEClient"
+        remedy = (
+            "a DHCP server shares it if it is told to (dnsmasq: bind-interfaces); or port-67: false uses port 4011 "
+            "alone, if the DHCP server there sends option 60 = PXEClient"
+        )
         self._broadcasts = ServicePort(_EVERYBODY + near, dhcp.SERVER_PORT, remedy=remedy)
         remedy = "relays: true needs it for itself, so the DHCP server has to be on another machine"
         self._relayed = ServicePort(options.interface, dhcp.SERVER_PORT, remedy=remedy)

@@ -33,6 +33,7 @@ class FakeMachine:
 
     @ivar texts: files of /proc and /sys.  C{outputs}: those of programs, by their command lines.
     @ivar processes: (pid, its command line, the inodes of its sockets).
+    @ivar unshared: what binding to a port of which others may have a part fails with.
     @ivar closed: what the user who serves may not access.
     @ivar claiming: the hardware addresses of other machines that have an address of this one; L{None}: only root may
         ask.
@@ -42,6 +43,7 @@ class FakeMachine:
     outputs: dict[str, str] = field(default_factory=dict)
     devices: dict[str, str] = field(default_factory=lambda: {"127.0.0.1": "lo", "10.0.0.5": "eth0"})
     processes: list[tuple[int, str, tuple[int, ...]]] = field(default_factory=list)
+    unshared: int = 0
     closed: set[str] = field(default_factory=set)
     unlistable: set[str] = field(default_factory=set)
     labels: dict[str, str] = field(default_factory=dict)
@@ -101,6 +103,9 @@ class FakeMachine:
 
     def addresses(self) -> dict[str, str]:
         return self.devices
+
+    def bindFails(self, host: str, port: int) -> int:
+        return self.unshared
 
     def source(self, host: str, interface: str) -> str:
         if host in self.unroutable:
