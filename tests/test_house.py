@@ -88,6 +88,19 @@ def test_whatIsReferredToIsThere() -> None:
             assert name not in text or has(name, attribute), f"{path}: {name}.{attribute}"
 
 
+def test_markupIsBalanced() -> None:
+    """Docstrings, and comments that stand for one, have as many braces open as closed: else `make docs` fails."""
+    for path in CODE:
+        source = path.read_text()
+        found = [
+            ast.get_docstring(node) or ""
+            for node in ast.walk(ast.parse(source))
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        ]
+        found += ["".join(each) for each in re.findall(r"(?:^ *#: .*\n)+", source, re.MULTILINE)]
+        assert [each for each in found if each.count("{") != each.count("}")] == [], path
+
+
 def test_twistedIsNotOurs() -> None:
     """The folder twisted/ holds the one plugin file and no __init__.py, which would hide Twisted itself."""
     files = list((ROOT / "twisted").rglob("*.py"))

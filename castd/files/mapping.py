@@ -42,7 +42,7 @@ def parsed(text: str) -> str:
     return text
 
 
-#: A path with words; C{{{} stands for a brace.
+#: A path with words; a brace itself is written twice.
 WordPath = Annotated[
     Path,
     PlainValidator(_resolve),
