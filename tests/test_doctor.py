@@ -369,6 +369,21 @@ def test_ttl(tmp_path: Path) -> None:
     assert findings(lookAtRoutes, more, machine, "problem") == []
 
 
+def test_wayToRelays(tmp_path: Path) -> None:
+    """A network of machines that a proxydhcp answers, and that this machine has no route to, is a problem."""
+    rules = {"interface": "10.0.0.5", "rules": [{"boot": "a"}], "relays": True}
+    about = subject(
+        tmp_path, tftp=TFTP, proxydhcp={**rules, "clients": ["10.9.0.0/16", "10.20.0.0/24", "10.30.0.7/32"]}
+    )
+    machine = FakeMachine(unroutable=("10.20.0.1", "10.30.0.7"))
+    assert findings(lookAtRoutes, about, machine, "problem") == [
+        f"proxydhcp: no route to {network}, in clients (Network is unreachable)"
+        for network in ("10.20.0.0/24", "10.30.0.7/32")
+    ]
+    everybody = subject(tmp_path, tftp=TFTP, proxydhcp={**rules, "clients": "any"})
+    assert findings(lookAtRoutes, everybody, FakeMachine(unroutable=("0.0.0.1",)), "problem") == []
+
+
 def test_groups(tmp_path: Path) -> None:
     """A group that this machine cannot send to is a problem; one in which it does not hear itself was not seen."""
     about = subject(tmp_path, **GROUPS)

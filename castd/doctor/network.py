@@ -14,6 +14,7 @@ from castd.doctor.findings import Finding, Subject
 from castd.doctor.kernel import onLink
 from castd.doctor.machine import IMachine
 from castd.options import ListenOptions
+from castd.proxydhcp.options import Options as ProxyDhcpOptions
 from castd.request import ETHERNET_MTU
 
 #: Octets of the headers of a block: IPv4, UDP, TFTP.
@@ -92,7 +93,10 @@ def _smallerMtus(cached: str) -> Iterator[tuple[str, str]]:
 
 
 def lookAtRoutes(subject: Subject, machine: IMachine) -> Iterator[Finding]:
-    """Find out by which address group data and broadcasts leave, and whether their TTL suffices."""
+    """
+    Find out by which address group data and broadcasts leave, and whether their TTL suffices; and whether there is a
+    way to the machines that a proxydhcp answers.
+    """
     asked = False
     for entry, options in listening(subject.config):
         for network in options.destinations():
@@ -101,7 +105,24 @@ def lookAtRoutes(subject: Subject, machine: IMachine) -> Iterator[Finding]:
         yield from _ttlFindings(entry, options, machine)
     if not asked:
         yield Finding("skipped", "no transport sends to groups or broadcasts")
+    yield from _unreachable(subject, machine)
     yield from _asymmetric(machine)
+
+
+def _unreachable(subject: Subject, machine: IMachine) -> Iterator[Finding]:
+    """Find networks of a proxydhcp's clients that this machine has no route to: relays there get no answer."""
+    for entry in subject.config.transports:
+        if not isinstance(entry.options, ProxyDhcpOptions):
+            continue
+        for network in entry.options.clients or ():
+            if not isinstance(network, IPv4Network) or not network.prefixlen:
+                continue
+            first = network[min(1, network.num_addresses - 1)]
+            try:
+                machine.source(str(first), entry.options.interface)
+            except OSError as error:
+                what = f"{entry.name}: no route to {network}, in clients ({error.strerror})"
+                yield Finding("problem", what, f"ip route add {network} via ROUTER")
 
 
 def _asymmetric(machine: IMachine) -> Iterator[Finding]:

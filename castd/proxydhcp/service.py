@@ -39,7 +39,7 @@ from castd.proxydhcp.requests import (
     read,
 )
 from castd.proxydhcp.rivals import MOST_RIVALS, TELL_AGAIN, rival
-from castd.request import Local, Peer, Request
+from castd.request import Local, Peer, Request, hostPort
 from castd.verdicts import Facts, verdictFields
 
 __all__ = ["Options", "makeService"]
@@ -382,9 +382,10 @@ class ProxyDhcp:
         try:
             port.writeFrom(decided.datagram, decided.to, self._local)
         except OSError as error:
-            form = "{transport}: no answer to {machine}: {why}"
+            form = "{transport}: no answer to {machine}, at {to}: {why}"
             why = error.strerror or "it could not be sent"
-            _log.warn(form, event="unsendable", transport=self.name, machine=request.machine.address, why=why)
+            told = {"transport": self.name, "machine": request.machine.address, "to": hostPort(decided.to), "why": why}
+            _log.warn(form, event="unsendable", **told)
             return
         self._tellAnswer(request, decided)
         if decided.name and self._drained is None:

@@ -200,6 +200,22 @@ def test_PX08_secondRelay(tmp_path: Path) -> None:
         assert (said.to, dhcp.parse(said.datagram).hops) == (RELAY, 0)
 
 
+def test_PX08_noWayToTheRelay(tmp_path: Path) -> None:
+    """PX-08: an answer that cannot be sent is told of with where it was to go, since that may be a relay far away."""
+
+    class Unroutable:
+        def writeFrom(self, *arguments: object) -> None:
+            raise OSError(101, "Network is unreachable")
+
+    with ProxyStage(tmp_path, X64, own=RELAYED) as stage:
+        stage.service._open = dict.fromkeys(stage.service._open, Unroutable())
+        assert stage.hear(discover(giaddr="10.67.0.1"), RELAY) == []
+        (line,) = stage.told("unsendable")
+        shown = "proxydhcp: no answer to 52:54:00:66:00:10, at 10.67.0.1:67: Network is unreachable"
+        assert line["log_format"].format(**line) == shown
+        assert stage.told("offered") == []
+
+
 def test_PX08_snooping(tmp_path: Path) -> None:
     """PX-08: option 82 of a switch that is no relay, which leaves giaddr 0, is not given back."""
     with ProxyStage(tmp_path, X64) as stage:
