@@ -19,7 +19,7 @@ from castd.net.ports import Ports
 from castd.packets import dhcp, pxe
 from castd.packets.dhcp import DhcpPacket
 from castd.proxydhcp.answers import Answer
-from castd.proxydhcp.options import NUMBERS, architectureNumbers, machinePatterns
+from castd.proxydhcp.options import NUMBERS, Options, architectureNumbers, machinePatterns
 from castd.proxydhcp.requests import Silence
 from castd.proxydhcp.service import ProxyDhcp
 from castd.request import Local, hostPort
@@ -152,13 +152,13 @@ def _ask(file: Path, datagram: bytes, relay: IPv4Address) -> list[tuple[str, Ans
             click.echo(fault, err=True)
         raise SystemExit(1) from None
     asked = [
-        (entry.name, _simulate(server, service, datagram, relay))
+        (entry.name, service.options, _simulate(server, service, datagram, relay))
         for entry, service in server.portServices
         if isinstance(service, ProxyDhcp)
     ]
     if not asked:
         raise click.ClickException(f"{file} has no transport of kind proxydhcp")
-    return [(name, _wait(reactor, answer)) for name, answer in asked]
+    return [(name, _unrelayed(_wait(reactor, answer), options, relay)) for name, options, answer in asked]
 
 
 def _simulate(server: Server, service: ProxyDhcp, datagram: bytes, relay: IPv4Address) -> Deferred[Answer | Silence]:
@@ -166,6 +166,13 @@ def _simulate(server: Server, service: ProxyDhcp, datagram: bytes, relay: IPv4Ad
     local = Local(interface, dhcp.SERVER_PORT, broadcast=True, networks=server.site.ports.reached(interface) or ())
     peer = (str(relay), dhcp.SERVER_PORT) if int(relay) else ("0.0.0.0", dhcp.CLIENT_PORT)
     return service.simulate(datagram, False, peer, local)
+
+
+def _unrelayed(answer: Answer | Silence, options: Options, relay: IPv4Address) -> Answer | Silence:
+    """Say that it is the relay that is not answered.  The server has no line for that: the others are not its own."""
+    if isinstance(answer, Silence) and int(relay) and not options.relays:
+        return Silence(answer.reason, "a relay has passed it on, and relays: true is not there")
+    return answer
 
 
 def _wait(reactor: ICommandReactor, answer: Deferred[Answer | Silence]) -> Answer | Silence:

@@ -1520,6 +1520,21 @@ def test_PX66_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "boot.ipxe" in script.output
 
 
+def test_PX66_relay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PX-66: of a machine behind a relay castd pxe tells whether its relay is in none of the networks, or its rule."""
+    stage = ProxyStage(tmp_path, {**X64, "networks": "10.66.0.0/24"}, own=RELAYED)
+    monkeypatch.setattr(Ports, "reached", lambda ports, host: stage.host.reached(host))
+
+    def told(relay: str) -> str:
+        return (
+            CliRunner().invoke(main, ["pxe", str(stage.file), "52:54:00:66:00:10", "efi-x64", "--relay", relay]).output
+        )
+
+    assert "its relay, 10.68.0.1, is in none of the networks" in told("10.68.0.1")
+    assert "rule 1, but for its networks (its relay is 10.67.0.1)" in told("10.67.0.1")
+    assert "to:     10.66.0.1:67" in told("10.66.0.1")
+
+
 @pytest.mark.parametrize(
     ("words", "status", "text"),
     [
@@ -1529,7 +1544,7 @@ def test_PX66_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "no answer: no rule matches; the nearest is rule 1, but for its arch (it is bios)",
         ),
         (["52:54:00:66:00:10", "efi-arm64"], 1, "no answer: gone: is not there"),
-        (["52:54:00:66:00:10", "efi-x64", "--relay", "10.67.0.1"], 1, "in none of the networks"),
+        (["52:54:00:66:00:10", "efi-x64", "--relay", "10.67.0.1"], 1, "relays: true is not there"),
         (["52:54", "efi-x64"], 2, "write it as 52:54:00:66:00:10"),
         (["52:54:*", "efi-x64"], 2, "write it as 52:54:00:66:00:10"),
         (["52:54:00:66:00:10", "efi-x65"], 2, "efi-x65 is no architecture"),
