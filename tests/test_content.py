@@ -31,6 +31,7 @@ from castd.errors import Busy, ContentChanged, Forbidden, NotFound, Refused, Uns
 from castd.files import athand, nearest
 from castd.files.chains import SourceChain
 from castd.files.content import HEAD, MOST_SEEKING, Directory, DirectoryOptions
+from castd.files.directory import _unusable
 from castd.files.names import Patterns
 from castd.files.root import MOST_WALKS, _LinkWalk
 from castd.files.spelling import Spellings, withoutCase
@@ -582,6 +583,15 @@ def test_noRoot(tree: Path) -> None:
         os.chmod(closed, 0o600)
         with nobody(), pytest.raises(PermissionError, match="cannot be searched"):
             directory(Path(closed))
+
+
+@pytest.mark.parametrize(("number", "told"), [(errno.EACCES, True), (errno.ENOENT, False)])
+def test_whoMayNot(tmp_path: Path, number: int, told: bool) -> None:
+    """The fault of a directory that is closed says to whom, and what names the folder that is in the way."""
+    fault = str(_unusable(DirectoryOptions(path=tmp_path), OSError(number, "no", str(tmp_path))))
+    who = f", by user {os.geteuid()}: castd doctor --user {os.geteuid()} names each folder"
+    assert fault.startswith(f"path: {tmp_path}: no")
+    assert (who in fault) is told
 
 
 def test_relativeRoot(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:

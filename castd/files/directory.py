@@ -4,6 +4,8 @@ Make what C{directory} stands for in a service file: a source below C{content:},
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import TypeVar
 
 from twisted.logger import Logger
@@ -63,4 +65,8 @@ def warnIfSlow(directory: Made) -> Made:
 
 
 def _unusable(options: DirectoryOptions | UploadDirectoryOptions, error: OSError) -> ConfigError:
-    return ConfigError(f"path: {options.base}: {reasonOf(error)}")
+    who = ""
+    if error.errno == errno.EACCES:
+        # It may be a folder above it; only the doctor looks at each.
+        who = f", by user {os.geteuid()}: castd doctor --user {os.geteuid()} names each folder that keeps it out"
+    return ConfigError(f"path: {options.base}: {reasonOf(error)}{who}")
