@@ -119,6 +119,18 @@ def test_allIsWell(tmp_path: Path) -> None:
         assert not [each for each in stage.events if each.get("event") == "pxe-unfetched"]
 
 
+def test_dhcpServerHere(tmp_path: Path) -> None:
+    """A DHCP server of this machine is not taken for castd, whose address it has; what it says of booting is told."""
+    first, second = dhcpOffer(SERVER, 0.001), dhcpOffer(SERVER, 0.001, 1)
+    others = [first, second._replace(packet=replace(second.packet, file=b"pxelinux.0"))]
+    with ProxyStage(tmp_path, *RULES) as stage:
+        found = shown(told(stage, StageMachine(stage, others=others)))
+    assert "fine: proxydhcp: castd offers bios the file undionly.kpxe, after 4 ms" in found
+    assert "fine: proxydhcp: castd offers efi-x64 the file snponly.efi, by port 4011, after 4 ms" in found
+    here = f"the DHCP server {SERVER} tells machines what to boot: file pxelinux.0, from {SERVER}"
+    assert f"problem: eth0: {here}" in found
+
+
 @pytest.mark.parametrize(
     ("pid", "drops", "wanted"),
     [

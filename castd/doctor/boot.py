@@ -115,7 +115,9 @@ def ownAnswers(
         yield Finding("skipped", "proxydhcp: answers-per-machine is too low to ask it several times")
         return
     told: list[DhcpPacket] = []
-    own = [each for each in answers if proxy.interface in (each.source, _server(each.packet))]
+    # A DHCP server of this machine answers from the same address, with another one that it gives away.
+    offers = [each for each in answers if each.packet.yiaddr == _NOBODY]
+    own = [each for each in offers if proxy.interface in (each.source, _server(each.packet))]
     for number, firmware in enumerate(FIRMWARE if proxy.port67 else ()):
         found = next((each for each in own if each.number == number), None)
         told += [found.packet] if found is not None else []

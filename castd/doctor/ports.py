@@ -248,7 +248,7 @@ def _serversAround(subject: Subject, machine: IMachine, device: str, address: st
     found = {
         (each, _bootServer(packet, each.host))
         for _, packet, source, _ in answers
-        if (each := rival(packet, source, IPv4Address(address)))
+        if (each := rival(packet, source, IPv4Address(address), proxy is None or proxy.port67))
     }
     for each, server in sorted(found):
         kind = "proxyDHCP server" if each.proxy else "DHCP server"

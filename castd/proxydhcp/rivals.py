@@ -33,25 +33,27 @@ class Rival(NamedTuple):
     told: str
 
 
-def rival(packet: DhcpPacket, source: str, own: IPv4Address) -> Rival | None:
+def rival(packet: DhcpPacket, source: str, own: IPv4Address, port67: bool = True) -> Rival | None:
     """
     Read an offer that was broadcast.
 
     @param source: the address that it came from.
+    @param port67: machines hear of this server by itself; C{False}: by option 60 of the DHCP server.
     @return: L{None}: it is ours, or has nothing to do with booting.
     """
     if packet.op != dhcp.BOOTREPLY or packet.messageType != dhcp.OFFER:
         return None
     server = packet.option(dhcp.SERVER_ID)
     host = str(IPv4Address(server)) if len(server) == 4 else source
-    if str(own) in (host, source):
+    # A DHCP server of this machine has the same address, and gives another one away.
+    if packet.yiaddr == _NOWHERE and str(own) in (host, source):
         return None
     file = (packet.file or packet.option(_FILE_NAME).rstrip(b"\0")).decode("ascii", "backslashreplace")
     isPxe = packet.option(dhcp.VENDOR_CLASS).startswith(pxe.PXE_CLIENT)
     if packet.yiaddr == _NOWHERE:
         return Rival(host, True, f"with file {file}" if file else "") if isPxe else None
     told = [f"file {file}"] if file else []
-    if isPxe:
+    if isPxe and port67:
         told.append("option 60")
     if _saysNoProxy(packet.option(dhcp.IPXE)):
         told.append("iPXE's no-pxedhcp (175.176)")

@@ -476,7 +476,7 @@ class ProxyDhcp:
     # Other servers.
 
     def _hearServer(self, datagram: bytes, peer: Peer) -> None:
-        found = rival(dhcp.parse(datagram), peer[0], self._own)
+        found = rival(dhcp.parse(datagram), peer[0], self._own, self.options.port67)
         if found is None:
             return
         now = self._site.reactor.seconds()

@@ -14,7 +14,7 @@ import random
 import time
 import weakref
 from collections import Counter
-from ipaddress import IPv4Network
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -1208,6 +1208,24 @@ def test_PX61_dhcpServer(tmp_path: Path, id: str | None, what: str | None) -> No
             stage.network.advance(1)
         assert [each["what"] for each in stage.told("overruled")] == ([] if what is None else [what])
         assert stage.service.counts == {"rivals": 0}
+
+
+@pytest.mark.parametrize(
+    ("own", "options", "what"),
+    [
+        ({}, {}, "file wrong.0"),
+        ({}, {60: b"PXEClient"}, "file wrong.0, option 60"),
+        ({"port-67": False}, {60: b"PXEClient"}, "file wrong.0"),
+    ],
+)
+def test_PX61_sameMachine(tmp_path: Path, own: dict[str, Any], options: dict[int, bytes], what: str) -> None:
+    """PX-61: so is one of this very machine; option 60 is no fault where machines hear of castd by it."""
+    with ProxyStage(tmp_path, X64, own=own) as stage:
+        packet = dhcp.parse(vector("P-09"))
+        said = {**packet.options, dhcp.SERVER_ID: IPv4Address(SERVER).packed, **options}
+        offer = DhcpPacket(2, 1, 6, packet.xid, packet.chaddr, yiaddr=packet.yiaddr, file=b"wrong.0", options=said)
+        stage.hear(dhcp.build(offer), (SERVER, 67), ("255.255.255.255", 68))
+        assert [each["what"] for each in stage.told("overruled")] == [what]
 
 
 def _rrq(stage: ProxyStage, name: str, host: str = MACHINE) -> None:
