@@ -152,7 +152,7 @@ class Checker:
         yield from self._loops()
 
     def _clients(self) -> Iterator[str]:
-        """Warn of networks in C{clients} whose machines are answered and told nothing, or are not heard."""
+        """Warn of networks in C{clients} whose machines are told nothing or not heard, and of the own one if absent."""
         direct = self._options.port67 and not self._options.relays and self._reached
         for network in self._options.clients or ():
             if not isinstance(network, IPv4Network):
@@ -161,6 +161,14 @@ class Checker:
                 yield f"clients: no rule is for machines in {network}: networks: of each rule leaves them out"
             if direct and not _meets(network, self._reached):
                 yield f"clients: machines in {network} are heard through a relay only, and so with relays: true"
+        near = [each for each in self._reached if self._own in each]
+        if (
+            self._options.clients
+            and self._options.port67
+            and not any(_meets(each, self._options.clients) for each in near)
+        ):
+            for network in near:
+                yield f"clients: machines in {network}, the interface's own network, are not answered: it is not named"
 
     def _unreached(self, place: int, inForce: RuleInForce) -> Iterator[str]:
         for earlier in self.rules[:place]:

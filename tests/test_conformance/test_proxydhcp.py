@@ -895,7 +895,10 @@ def test_PX46_relays(tmp_path: Path) -> None:
 
 
 def test_PX46_networksOfNobody(tmp_path: Path) -> None:
-    """PX-46: a network of clients that no rule is for is warned of, and one that only relays reach, without relays."""
+    """
+    PX-46: a network of clients that no rule is for is warned of, and one that only relays reach, without relays; and
+    the interface's own, if clients leaves it out.
+    """
     here = {**IPXE, "networks": "10.66.0.0/24"}
     unruled, unheard = "clients: no rule is for machines in 10.67.0.0/24", "with relays: true"
     assert [unruled in each for each in warnings(tmp_path, here, own=RELAYED)] == [True]
@@ -903,6 +906,10 @@ def test_PX46_networksOfNobody(tmp_path: Path) -> None:
     deaf = {**RELAYED, "relays": False}
     assert [unheard in each for each in warnings(tmp_path, IPXE, own=deaf)] == [True]
     assert warnings(tmp_path, IPXE, own={**deaf, "port-67": False}) == []
+    far = {"relays": True, "clients": ["10.67.0.0/24"]}
+    unnamed = "clients: machines in 10.66.0.0/24, the interface's own network, are not answered"
+    assert [unnamed in each for each in warnings(tmp_path, IPXE, own=far)] == [True]
+    assert warnings(tmp_path, IPXE, own={**far, "clients": ["10.66.0.128/25", "10.67.0.0/24"]}) == []
 
 
 # Limits.
