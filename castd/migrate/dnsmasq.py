@@ -301,10 +301,11 @@ class _DnsmasqReader:
 
     def _range(self, setting: Setting) -> None:
         if "proxy" not in setting.values:
-            what = "dnsmasq gives addresses: castd gives none"
-            self._draft.tell(
-                setting.place, what, "leave that to dnsmasq, without enable-tftp, dhcp-boot and pxe-service"
-            )
+            advice = "leave that to dnsmasq, without enable-tftp, dhcp-boot and pxe-service"
+            if not self._all("bind-interfaces") and not self._all("bind-dynamic"):
+                # Else it has port 67 for itself, and a proxydhcp of the same machine does not start.
+                advice += ", and with bind-interfaces, which shares its port"
+            self._draft.tell(setting.place, "dnsmasq gives addresses: castd gives none", advice)
 
     def _tftp(self, setting: Setting) -> None:
         name, value, place = setting.name, setting.first, setting.place
