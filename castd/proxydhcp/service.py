@@ -420,7 +420,9 @@ class ProxyDhcp:
         form = "{transport}: {machine} is not answered: {reason}"
         _log.debug(form, event="pxe-silent", transport=self.name, machine=machine, reason=silence.reason)
         now = self._site.reactor.seconds()
-        if silence.told and self._memory.missing.begin((machine, silence.name or silence.told), now, TELL_MISSING):
+        # What is told of rules depends on what the machine says: not every word of it is a line.
+        what = silence.reason if silence.reason == RULE else silence.told
+        if silence.told and self._memory.missing.begin((machine, silence.name or what), now, TELL_MISSING):
             about = f"{names.printable(silence.name)}: " if silence.name else ""
             told = {"transport": self.name, "machine": machine, "name": silence.name or None, "told": silence.told}
             facts = Facts("unanswered", name=silence.name, why=silence.told, reason=silence.reason, arch=arch)

@@ -265,6 +265,9 @@ def test_PX30_noRule(tmp_path: Path, rules: list[dict[str, Any]], asked: dict[st
         (line,) = stage.told("unanswered")
         assert (line["verdict"], line["told"]) == ("boot-rule", told)
         assert told in line["cause"]
+        # The same machine with other words is no other line.
+        assert stage.hear(discover(**{**asked, "arch": 12, "options": {77: b"x"}})) == []
+        assert len(stage.told("unanswered")) == 1
 
 
 def test_PX08_notMeant(tmp_path: Path) -> None:
