@@ -241,6 +241,29 @@ def test_whoAsksAgainIsNext() -> None:
         assert play.master == peer
 
 
+@pytest.mark.parametrize("turnedAwayBefore", [False, True], ids=("once", "again"))
+def test_aMachineRestartsWhereThereIsNoRoom(turnedAwayBefore: bool) -> None:
+    """A machine that asks from another port has the place of its former request, also if one more would be too many."""
+    play = Play(MOST_REMEMBERED)
+    master, former, latter = play.master, ("10.0.9.9", 2000), ("10.0.9.9", 2001)
+    play.wait(0.2)
+    play.says(master, 1)
+    if turnedAwayBefore:
+        play.cast.turnAway(latter, play.now)
+    play.join(former)
+    play.wait(0.3)
+    # All others have asked twice, so the former request would be the one that is forgotten.
+    for peer in play.crowd:
+        if peer != master:
+            play.join(peer)
+    assert play.cast.memberCount() == MOST_REMEMBERED + 1
+    assert not play.cast.isFull(latter, play.now)
+    play.log.clear()
+    play.join(latter)
+    assert [each for each in play.log if isinstance(each, Left)] == [Left(former, outcomes.REPLACED)]
+    assert play.cast.peerState(latter) is not None
+
+
 def test_theGroupHearsNothing() -> None:
     """Nothing goes to the group for those who only ask, so who has just come hears nothing, and asks a second time."""
     play = Play()
@@ -337,6 +360,7 @@ def test_notForAFew() -> None:
 
 WORDS = st.one_of(
     st.tuples(st.just("join"), st.integers(0, 3 * CROWD)),
+    st.tuples(st.just("restart"), st.integers(0, 3 * CROWD)),
     st.tuples(st.just("ack"), st.integers(0, 3 * CROWD), st.integers(0, BLOCKS - 1)),
     st.tuples(st.just("done"), st.integers(0, 3 * CROWD)),
     st.tuples(st.just("wait"), st.sampled_from((0.001, 0.03, 0.3, 3.0))),
@@ -356,6 +380,9 @@ def test_anything(words: list[tuple[Any, ...]]) -> None:
             case "join":
                 asked[peer] += 1
                 play.join(peer)
+            case "restart":
+                asked[peer[0], 2001] += 1
+                play.join((peer[0], 2001))
             case "ack":
                 play.says(peer, word[2])
             case "done" if (state := play.cast.peerState(peer)) is not None and state.turn:

@@ -186,6 +186,8 @@ class MtftpCast(GenericTurn[MtftpMember]):
             member = self.newMember(peer, wants, now)
             member.askedTwice = self._asked.asksAgain(peer, now)
             self._asked.discard(peer)
+            if former is not None and former is not self.master:
+                self.remove(former, outcomes.REPLACED, now)  # before it is found that there are too many
             self.members.add(member)
             self._noteCrowd(now)
             self.delayFirstBlock(now)
@@ -202,8 +204,6 @@ class MtftpCast(GenericTurn[MtftpMember]):
             member.waited = True
             if len(self.members) > MOST_REMEMBERED + 1:
                 self._forgetOne(member, now)
-        if former is not None and former is not master:
-            self.remove(former, outcomes.REPLACED, now)
 
     def _noteCrowd(self, now: float) -> None:
         """Note whether there are so many members that most may be forged, or were a moment ago."""
