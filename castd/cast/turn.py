@@ -440,14 +440,15 @@ class GenericTurn(ABC, Generic[M]):
             self._announcementAnswered(member, ranges[0].start, now)
             self._serve(member, ranges, now)
         elif ranges[0].start > self.serving[0].start:
-            if self._costs is not None and now - self.progressAt > MIN_RTO:
-                self._chargeWaiting(member, now)
             self._progress(member, ranges[0].start, now)
             if reachability is not None and (other := reachability.nextToCheck(self.members, now)) is not None:
                 self.members.announce(member, False)
                 self._checking = True
                 self.giveTurn(other, now)
-            elif self._servesOneBlock:
+                return
+            if self._costs is not None and now - self.progressAt > MIN_RTO:
+                self._chargeWaiting(member, now)
+            if self._servesOneBlock:
                 self._serve(member, ranges, now)
             else:
                 self._serveWindow(member, ranges, now)

@@ -919,9 +919,9 @@ def met() -> Turn:
 TRIED = replace(ALL_DEAF, shortTurn=ShortTurn(3, 0.1), reachabilityCheckAfter=5.0)
 
 
-def midway(peers: tuple[Peer, ...], top: int = 20) -> Turn:
+def midway(peers: tuple[Peer, ...], top: int = 20, policy: RetransmitPolicy = TRIED) -> Turn:
     """At 6 s, in the middle of a pass that A leads, with others who were there at its start."""
-    turn = announced(TRIED)
+    turn = announced(policy)
     for peer in peers:
         turn.join(peer, 0.0)
     for number in range(top):
@@ -943,6 +943,14 @@ def test_aListenerShowsThatItHears() -> None:
     turn.hear(C, want(21), 6.03)
     turn.hear(C, want(22), 6.04)
     assert out(turn, 6.04) == [burst(22, peer=C)]
+
+
+def test_whatAMasterCostsIsCountedOnce() -> None:
+    """A master whose answer lets another show that it hears has cost the time up to that answer once: 6 s of 8."""
+    turn = midway((B, C), policy=replace(TRIED, addressBudget=8.0))
+    assert out(turn, 6.0) == [Announce(A, False, True), Announce(B, True, False)]
+    turn.hear(B, Leave(outcomes.DONE), 6.01)
+    assert out(turn, 6.01) == [Left(B, outcomes.DONE), Announce(A, True, True)]
 
 
 def test_aListenerThatHearsNothing() -> None:
