@@ -79,7 +79,7 @@ class RtoEstimator:
         if not answers:
             return
         repeat, shortest = self._repeat, self.shortestRtt or float("inf")
-        floor, ceiling = (repeat.floor, repeat.ceiling) if isinstance(repeat, AdaptiveTimeout) else (0.0, 0.0)
+        floor, ceiling = (repeat.floor, repeat.ceiling) if isinstance(repeat, AdaptiveTimeout) else (0.0, float("inf"))
         smoothed, deviation, timeout = self.smoothedRtt, self._deviation, self._timeout
         for seconds in answers:
             if 0 < seconds < shortest:

@@ -96,6 +96,17 @@ def test_fixedTimeouts() -> None:
     assert (rto.interval(single=True), rto.converged) == (0.08, True)
 
 
+def test_fixedTimeoutsMeasure() -> None:
+    """Round trips are measured with a table of timeouts as without: what is slow is not taken for quick by them."""
+    fixed, adaptive = RtoEstimator(FixedTimeouts((0.08, 0.2))), RtoEstimator(AdaptiveTimeout())
+    for seconds in (0.1, 0.1, 0.12, 0.5, 0.02, 0.1):
+        for rto in (fixed, adaptive):
+            rto.sample(seconds)
+    assert fixed.smoothedRtt == adaptive.smoothedRtt
+    assert fixed.smoothedRtt is not None
+    assert fixed.smoothedRtt > 0.05
+
+
 def test_aNegotiatedInterval() -> None:
     """A negotiated interval is the ceiling of all timeouts."""
     for repeat in (AdaptiveTimeout(ceiling=0.05), AdaptiveTimeout(ceiling=0.05, quickRepeats=None)):
