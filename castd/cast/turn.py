@@ -793,8 +793,10 @@ class GenericTurn(ABC, Generic[M]):
         if seconds is None or self.highestSent < 0 or self.master is None or now < self._blocksSentAt + seconds:
             return None
         self._blocksSentAt = now
-        numbers = self.serving[-1] if self.serving else range(self.highestSent, self.highestSent + 1)
-        return SendBlocks(numbers[-1:], self.master.peer, again=True)
+        numbers = self.serving[-1][-1:] if self.serving else range(self.highestSent, self.highestSent + 1)
+        if self.sentRuns is not None:
+            self.sentRuns.noteReturned(numbers)
+        return SendBlocks(numbers, self.master.peer, again=True)
 
     def deadline(self, now: float) -> float | None:
         if self.members.hasNotices:

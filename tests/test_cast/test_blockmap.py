@@ -5,6 +5,7 @@ The map of a group: what each member has said, what was sent since, and nothing 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -115,6 +116,19 @@ def test_fastPath() -> None:
     assert drawn(cast, A) == "######+..."
     cast.join(B, 0.2)
     assert drawn(cast, B) == ".........."
+
+
+def test_keepAlive() -> None:
+    """A block that is sent only to show that the group is alive, one who has come since may have as well."""
+    cast = Turn(replace(POLICY, repeat=FixedTimeouts((4.0,)), keepAliveInterval=1.0), 10)
+    cast.recordSent()
+    cast.join(A, 0.0)
+    drain(cast, 0.0)
+    asked(cast, A, range(3))
+    cast.join(B, 0.5)
+    drain(cast, 0.5)
+    assert drain(cast, 1.0) == [SendBlocks(range(2, 3), A, again=True)]
+    assert drawn(cast, B) == "..+......."
 
 
 def test_notRecorded() -> None:
