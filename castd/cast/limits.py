@@ -1,5 +1,6 @@
 """
-Limit what groups need to limit: the delay before the first block, and the length of a turn while other members wait.
+Limit what groups need to limit: the delay before the first block, the length of a turn while other members wait, and
+for how long the members at one address may let those at others wait.
 """
 
 from __future__ import annotations
@@ -39,47 +40,57 @@ class JoinDelay:
         return instant if self.until is not None and instant < self.until else None
 
 
+def mostBlocks(policy: RetransmitPolicy, count: int | None) -> float:
+    """
+    Return how many blocks may be sent in one turn, and to the members at one address; infinite: any number.
+
+    @param count: how many blocks the file has; L{None}: it is not known.
+    """
+    budget = policy.turnBudget
+    return float("inf") if budget is None or not count else max(budget * count, MIN_TURN_BUDGET)
+
+
 class TurnBudget:
     """
     Finds out when the turn of a master has taken too many blocks or too much time from the other members.
+
+    @ivar mostBlocks: how many blocks may be sent in the turn; infinite: any number.
     """
 
-    __slots__ = ("_checkpoint", "_policy")
+    __slots__ = ("_checkpoint", "_count", "_slowest", "mostBlocks")
 
-    def __init__(self, policy: RetransmitPolicy, now: float) -> None:
-        """@param now: the instant when the turn begins."""
-        self._policy = policy
+    def __init__(self, policy: RetransmitPolicy, count: int, now: float) -> None:
+        """
+        @param count: how many blocks the file has.
+        @param now: the instant when the turn begins.
+        """
+        self.mostBlocks = mostBlocks(policy, count)
+        self._slowest = policy.minTurnProgress
+        self._count = count
         self._checkpoint = (now, 0)  # an instant, and the block that the master wanted then
 
     @property
     def checksAt(self) -> float:
         """The instant at which the progress is looked at next; infinite: it is not."""
-        slowest = self._policy.minTurnProgress
-        return float("inf") if slowest is None else self._checkpoint[0] + slowest.seconds
+        return float("inf") if self._slowest is None else self._checkpoint[0] + self._slowest.seconds
 
-    def most(self, count: int) -> float:
-        """Return how many blocks may be sent in the turn, of a file with so many; infinite: any number."""
-        budget = self._policy.turnBudget
-        return float("inf") if budget is None else max(budget * count, MIN_TURN_BUDGET)
-
-    def overspent(self, blocks: int, count: int, wanted: int | None, now: float) -> bool:
+    def overspent(self, blocks: int, wanted: int | None, now: float) -> bool:
         """
         Find out whether a hostile or very slow master is to lose its turn.
 
         @param blocks: how many blocks were sent in this turn, with repetitions.
-        @param count: how many blocks the file has.
         @param wanted: the block that the master wants next; L{None}: it has not asked for any.
         """
-        slowest = self._policy.minTurnProgress
-        if blocks > self.most(count):
+        if blocks > self.mostBlocks:
             return True
+        slowest = self._slowest
         if slowest is None or wanted is None:
             return False
         since, start = self._checkpoint
         if now - since < slowest.seconds:
             return False
         self._checkpoint = (now, wanted)
-        return wanted - start < slowest.share * count
+        return wanted - start < slowest.share * self._count
 
 
 class AddressCosts:
@@ -99,9 +110,7 @@ class AddressCosts:
         """@param count: how many blocks the file has; L{None}: it is not known."""
         assert policy.addressBudget is not None
         self._budget = policy.addressBudget
-        self._mostBlocks = (
-            None if policy.turnBudget is None or not count else max(policy.turnBudget * count, MIN_TURN_BUDGET)
-        )
+        self._mostBlocks = mostBlocks(policy, count)
         slowest = policy.minTurnProgress
         self._firstTurn = self._budget if slowest is None else max(self._budget, slowest.seconds)
         self.seconds: dict[str, float] = {}
@@ -127,7 +136,7 @@ class AddressCosts:
         What is left is nothing if it is no longer than the waiting that is not charged: it would never be spent, and a
         turn of that length is lost before an answer can come.
         """
-        if self._mostBlocks is not None and self._blocks.get(host, 0) > self._mostBlocks:
+        if self._blocks.get(host, 0) > self._mostBlocks:
             return 0.0
         left = self._budget - self.seconds.get(host, 0.0)
         return left if left > MIN_RTO else 0.0

@@ -46,9 +46,10 @@ What happens in each::
  2. ANNOUNCED (or SENDING) with the next master; EMPTY if there is no other member.
  3. WAITING, if all blocks that it asks for are on their way.
 
-In ANNOUNCED and WAITING the turn is lost at C{turnEndsAt}, or when its budget is spent (L{TurnBudget}): the master is
-removed after C{maxFailedTurns}, and else has another turn after all members that are not suspect.  Announcements and
-farewells are always sent before blocks.  A listener is announced as such when it joins.
+In ANNOUNCED and WAITING the turn is lost at C{turnEndsAt}, or when its budget is spent (L{TurnBudget}) or that of the
+address of the master (L{AddressCosts}): the master is removed after C{maxFailedTurns}, and else has another turn after
+all members that are not suspect.  Announcements and farewells are always sent before blocks.  A listener is announced
+as such when it joins.
 
 A member that joins again has repeated its request.  A master that has sent anything else since has restarted: it goes
 to the end of the order, and is announced as a listener.  A master that has not is answered again: announced, and in
@@ -62,6 +63,7 @@ Everything that happens by itself happens at one of these; C{deadline} gives the
  - C{repeatAt}: the announcement (ANNOUNCED) or the blocks (WAITING) are repeated; infinite when there were enough
    repetitions to a member that has never answered.
  - C{turnEndsAt(master)}: the master, silent or without progress, loses its turn.
+ - C{_budgetEndsAt(master)}: the address of the master has spent its budget, and the master loses its turn.
  - L{JoinDelay.until<castd.cast.limits.JoinDelay>}: the first block may be sent, as no member has joined for a while.
  - C{Member.announceAt}: the announcement of a listener that has said nothing is repeated: once within the delay of the
    first block, and then as often as its protocol has listeners confirm it.
@@ -611,8 +613,8 @@ class GenericTurn(ABC, Generic[M]):
             self._window = SendWindow()
         self.sentAt = now
         self.progressAt, self._turnBlocks = now, 0
-        if self.policy.turnBudget is not None or self.policy.minTurnProgress is not None:
-            self._budget = TurnBudget(self.policy, now)
+        if self.count and (self.policy.turnBudget is not None or self.policy.minTurnProgress is not None):
+            self._budget = TurnBudget(self.policy, self.count, now)
         self._turns += 1
         self._masters += not member.turns
         member.turns += 1
@@ -659,15 +661,14 @@ class GenericTurn(ABC, Generic[M]):
         return self.progressAt + costs.leftOfTurn(host) if any(costs.left(other) > 0.0 for other in others) else NEVER
 
     @property
-    def _limitsTurn(self) -> bool:
-        """Whether the turn of the master is limited, as others wait."""
-        return self._budget is not None and len(self.members) > 1 and bool(self.count)
+    def _turnBudget(self) -> TurnBudget | None:
+        """The budget of the turn of the master; L{None}: the turn is not limited, or nobody else waits."""
+        return self._budget if len(self.members) > 1 else None
 
     def _overspent(self, now: float) -> bool:
-        if self._budget is None or not self._limitsTurn or not self.count:
+        if (budget := self._turnBudget) is None:
             return False
-        wanted = self.serving[0].start if self.serving else None
-        return self._budget.overspent(self._turnBlocks, self.count, wanted, now)
+        return budget.overspent(self._turnBlocks, self.serving[0].start if self.serving else None, now)
 
     def _shortTurn(self, member: M) -> ShortTurn | None:
         """
@@ -937,15 +938,13 @@ class GenericTurn(ABC, Generic[M]):
     def _askedAgainAt(self) -> float:
         """Return the first instant from which on an answer of the master may end its turn."""
         until = NEVER if self._reachability is None else self._reachability.nextCheckAt(self.members)
-        if self._limitsTurn and self._budget is not None:
-            until = min(until, self._budget.checksAt - ROUNDING)
-        return until
+        budget = self._turnBudget
+        return until if budget is None else min(until, budget.checksAt - ROUNDING)
 
     def _turnBlocksLeft(self) -> float:
         """Return how many blocks may still be sent in this turn; infinite: any number."""
-        if not self._limitsTurn or self._budget is None or not self.count:
-            return NEVER
-        return self._budget.most(self.count) - self._turnBlocks
+        budget = self._turnBudget
+        return NEVER if budget is None else budget.mostBlocks - self._turnBlocks
 
     def masterAnswered(self, answers: Iterable[float]) -> tuple[float, float]:
         """
