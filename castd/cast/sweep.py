@@ -134,7 +134,7 @@ class Sweep:
     Decides what is sent in protocols where receivers list the blocks that they lack.
 
     @ivar highestSent: the highest number ever sent, -1 before the first.
-    @ivar questions, unanswered: how many questions were sent, and how many of them were not answered in time.
+    @ivar questions: how many questions were sent.
     """
 
     def __init__(
@@ -156,7 +156,7 @@ class Sweep:
         self.count = count
         self.linger = linger
         self.highestSent = -1
-        self.questions = self.unanswered = 0
+        self.questions = 0
         self._answerTime = policy.repeat.first
         self._queue = PollQueue(maxMembers)
         self._lacking = BlockBitmap(count)
@@ -601,7 +601,6 @@ class Sweep:
         """Give up the questions that were not answered in time."""
         asked = self._queue.asked
         for receiver in [each for each in asked.values() if each.answerDueAt <= now] if asked else ():
-            self.unanswered += 1
             receiver.failedTurns += 1
             if receiver.heard:
                 receiver.rto.backOff()

@@ -58,8 +58,9 @@ CROWD, CROWD_COPIES = MOST_REMEMBERED - 16, 2
 CROWD_STAYS = 0.06
 #: How long is waited for an answer after each handful of those who are asked when a pass is over.  Seconds.
 HANDFUL = 0.005
-#: Whose request was not kept, in a crowd, is known by it for so many seconds, if he asks again; so many at once.  iPXE
-#: repeats its request after 0.25 s, EFI's client after its delay (option 43.5, most often 2 s) and 0.1 s.
+#: For how long it is remembered who has asked in a crowd without being kept, so as to be known when asking again; and
+#: the most that are remembered at once.  iPXE repeats its request after 0.25 s, EFI's client after its delay (option
+#: 43.5, most often 2 s) and 0.1 s.  Seconds, and clients.
 ASKED_FOR, MOST_ASKED = 10.0, 8192
 #: How long the group may be silent in a crowd while somebody waits who may have listened to a pass.  Seconds.
 LONGEST_SILENCE = 0.15
@@ -491,7 +492,7 @@ class MtftpCast(GenericTurn[MtftpMember]):
     def _burst(self, burst: SendBlocks, now: float) -> None:
         """Have blocks sent to the group, and block 1 to the master alone where it is due; in a crowd that only."""
         if self._goesAlone(burst):
-            self._actions.append(Announce(burst.peer, True, burst.again))
+            self._actions.append(Announce(burst.peer, True, self.heard(burst.peer)))
         self._withheld = self._mayWithhold(burst, now)
         if self._withheld:
             self._sentOnce = True
