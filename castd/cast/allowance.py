@@ -24,11 +24,11 @@ UNPROVED_RATE, UNPROVED_DEPTH = 128.0, 1024.0
 #: Lists a second that answer no question, of all receivers together, and how many at once: more are a flood, in which
 #: most are forged.
 LISTS_RATE, LISTS_DEPTH = 32.0, 128.0
+#: The same for one receiver; what it lists more often is ignored.  No client repeats its list more often.
+REPEATS_RATE, REPEATS_DEPTH = 2.0, 8.0
 #: In a flood blocks for such lists are sent together, in a moment of the first length, and then none for the second
 #: length: clients of iPXE and Etherboot speak only when they have heard nothing for a while.  Seconds.
 FLOOD_MOMENT, FLOOD_SILENCE = 0.05, 2.5
-#: The same for one receiver; what it lists more often is ignored.  No client repeats its list more often.
-REPEATS_RATE, REPEATS_DEPTH = 2.0, 8.0
 #: With fewer blocks left for them, short answers have to prove something, too.
 LOW_WATER = 256
 #: The most blocks that are sent for answers without proof since as many went to receivers that have proved themselves.

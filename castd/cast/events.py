@@ -18,7 +18,7 @@ class RequestBlocks:
     """
     Event: a receiver asks for blocks.
 
-    @ivar ranges: the blocks asked for; empty: the receiver only confirms its announcement.
+    @ivar ranges: the blocks asked for; empty: the receiver only confirms its announcement, or lists no block.
     """
 
     ranges: Ranges = ()

@@ -117,9 +117,9 @@ class RetransmitPolicy:
     @ivar maxJoinDelay: ... but no longer than this after the first member has joined.  Seconds.
     @ivar deafAfterRepeats: a receiver is deaf if it has repeated its request so often, unchanged, although the blocks
         were sent each time.
-    @ivar foundPerAssumedDeaf: whenever so many members have been found to be deaf, one more goes on by unicast that is
-        not known to hear the group, as it may give up before its turn; only if no member is known to hear, or
-        everything was sent.
+    @ivar foundPerAssumedDeaf: with each member that is found to be deaf others go on by unicast that are not known to
+        hear the group, as they may give up before their turns: one for so many that were found until then; only if no
+        member is known to hear, or everything was sent.
     @ivar reachabilityCheckAfter: a member that has joined before the first block, and has had no turn for so long, gets
         one in the middle of a pass, to show that it hears the group: a deaf one would give up.  Seconds.
     @ivar maxCorrections: how often a member that asks for blocks without having the turn is told that it does not have

@@ -8,8 +8,8 @@ that the first block of the window was.  But it may say neither:
  - It I{crossed} the window: it was sent before any of the window's blocks arrived.  A network may deliver an ACK twice,
    or late.  No receiver can answer sooner than the shortest time that an answer has taken yet.
  - It answers a I{copy}.  Blocks that are sent again to a receiver that had them draw ACKs as well: one for each copy of
-   a window, or from some receivers one for each block of it.  There are none any more once a block is acknowledged
-   that was first sent after the copy.  So does an announcement, such as an OACK, that is sent again.
+   a window, or from some receivers one for each block of it.  So does an announcement, such as an OACK, that is sent
+   again.  There are none any more once a block is acknowledged that was first sent after the copy.
  - The receiver acknowledges I{often}, not only at the end of a window: every block, or every few.
 
 Each of them would make a sender repeat the window that follows, whose copy draws the next such ACK, and so on to the

@@ -35,7 +35,7 @@ from castd.request import Local, Peer, Request, hostPort
 
 #: Octets of IPv4 and UDP before a packet.
 OVERHEAD = 20 + 8
-#: Octets of the smallest block that is ever chosen, however small the MTU of the interface is.
+#: Octets of the smallest block, however small the MTU of the interface is; fewer only where all blocks would be full.
 SMALLEST_BLOCK = 64
 #: Octets of the largest block: with the largest header it just fits the largest datagram that Etherboot accepts.
 LARGEST_BLOCK = slam.LARGEST_DATAGRAM - slam.LARGEST_HEADER

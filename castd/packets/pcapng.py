@@ -121,7 +121,6 @@ def _hosts(source: str, target: str) -> tuple[IPv4Address | IPv6Address, IPv4Add
     if first.version == second.version:
         return first, second
     wide, narrow = (first, second) if isinstance(first, IPv6Address) else (second, first)
-    # A wildcard, an address that is not known, follows the other.
     if not int(wide):
         wide = IPv4Address(0)
     else:
