@@ -896,8 +896,6 @@ class GenericTurn(ABC, Generic[M]):
         self._window.followed(numbers, now)
         self.sentAt = self.progressAt = now
         self.repeatAt = now + self.master.rto.interval(self._servesOneBlock)
-        if self.sentRuns is not None:
-            self.sentRuns.noteReturned(range(self.highestSent + 1, numbers.stop))
         self.highestSent = numbers.stop - 1
 
     # The fast path of a group.  Only the master is served by it; all that listeners send leaves it.  So much depends on

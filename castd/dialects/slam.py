@@ -91,9 +91,19 @@ class Options(ListenOptions):
         return BootPath(f"x-slam://{host}:{self.port}", feature=IPXE_FEATURES["slam"])
 
     @classmethod
-    def clashes(cls, named: Sequence[tuple[str, Self]]) -> Iterable[tuple[str, str]]:
-        """Find ports and groups that two transports have in common, as L{check}."""
-        return check(named)
+    def clashes(cls, named: Sequence[tuple[str, Self]]) -> Iterator[tuple[str, str]]:
+        """Complain about ports and groups that two transports have in common."""
+        for index, (name, options) in enumerate(named):
+            for other, earlier in named[:index]:
+                if earlier.group == options.group:
+                    group = hostPort(options.group)
+                    yield (
+                        name,
+                        (f"group: {group} is that of '{other}' already: receivers of both would start over for ever"),
+                    )
+                overlap = earlier.interface == options.interface or "" in (earlier.interface, options.interface)
+                if earlier.port == options.port and overlap:
+                    yield name, f"port: {options.port} is that of '{other}' already, and stands for one file only"
 
     @property
     def limit(self) -> int:
@@ -256,20 +266,3 @@ class Dialect:
 
     def refuse(self, request: Request | None, error: Refused) -> bytes | None:
         return None
-
-
-def check(named: Sequence[tuple[str, Options]]) -> Iterator[tuple[str, str]]:
-    """
-    Find ports and groups that several SLAM transports have in common.
-
-    @param named: the name of each transport in the service file, and its options.
-    @return: (name of the transport, complaint) for each fault.
-    """
-    for index, (name, options) in enumerate(named):
-        for other, earlier in named[:index]:
-            if earlier.group == options.group:
-                group = hostPort(options.group)
-                yield name, f"group: {group} is that of '{other}' already: receivers of both would start over for ever"
-            overlap = earlier.interface == options.interface or "" in (earlier.interface, options.interface)
-            if earlier.port == options.port and overlap:
-                yield name, f"port: {options.port} is that of '{other}' already, and stands for one file only"

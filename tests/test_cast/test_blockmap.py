@@ -106,18 +106,6 @@ def test_again() -> None:
     assert drawn(cast, B) == "........+."
 
 
-def test_fastPath() -> None:
-    """What the fast path has sent is in the map as well, once the cast is told of it."""
-    cast = turn()
-    cast.join(A, 0.0)
-    drain(cast, 0.0)
-    cast.fastPathBegun(range(1), 0.0)
-    cast.fastPathLeft(range(6, 7), 0.1)
-    assert drawn(cast, A) == "######+..."
-    cast.join(B, 0.2)
-    assert drawn(cast, B) == ".........."
-
-
 def test_keepAlive() -> None:
     """A block that is sent only to show that the group is alive, one who has come since may have as well."""
     cast = Turn(replace(POLICY, repeat=FixedTimeouts((4.0,)), keepAliveInterval=1.0), 10)

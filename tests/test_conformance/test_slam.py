@@ -445,13 +445,13 @@ def test_SL30_oneFileOneGroup() -> None:
     group = slam.Options(file="b", port=10001)
     port = slam.Options(file="b", group=HostPort("239.255.1.1", 10001))
     right = slam.Options(file="b", port=10001, group=HostPort("239.255.1.1", 10001))
-    assert [name for name, why in slam.check([("one", one), ("two", group)]) if "group" in why] == ["two"]
-    assert [name for name, why in slam.check([("one", one), ("two", port)]) if "port" in why] == ["two"]
-    assert list(slam.check([("one", one), ("two", right)])) == []
+    assert [name for name, why in slam.Options.clashes([("one", one), ("two", group)]) if "group" in why] == ["two"]
+    assert [name for name, why in slam.Options.clashes([("one", one), ("two", port)]) if "port" in why] == ["two"]
+    assert list(slam.Options.clashes([("one", one), ("two", right)])) == []
     here, there = (
         slam.Options(file=each, interface=f"10.0.0.{each}", group=HostPort(f"239.1.1.{each}", 1)) for each in "12"
     )
-    assert list(slam.check([("one", here), ("two", there)])) == []
+    assert list(slam.Options.clashes([("one", here), ("two", there)])) == []
 
 
 def test_SL30_inTheServiceFile() -> None:
