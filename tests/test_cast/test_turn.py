@@ -709,6 +709,19 @@ def test_assumedToBeDeaf() -> None:
     ]
 
 
+def test_theMasterIsAssumedToBeDeaf() -> None:
+    """One that is found to be deaf after its turn takes the present master with it: the turn passes on."""
+    turn = announced(replace(ALL_DEAF, foundPerAssumedDeaf=1))
+    for peer in (B, C):
+        turn.join(peer, 0.0)
+    for instant in (0.0, 0.5):
+        turn.hear(A, want(0), instant)
+        out(turn, instant)
+    until(turn, 0.5, 5.0)
+    turn.hear(A, want(0), 5.1)
+    assert out(turn, 5.1) == [Left(B, outcomes.DEAF), Left(A, outcomes.DEAF), Announce(C, True, False)]
+
+
 def test_whoHasHeardIsNotCalledDeaf() -> None:
     """A master that has received blocks, and then asks for one in vain, goes on by unicast, but was not always deaf."""
     turn = announced(ALL_DEAF)
