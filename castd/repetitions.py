@@ -17,7 +17,7 @@ _Key = TypeVar("_Key", bound=Hashable)
 #: No client that boots repeats a request sooner than iPXE: after 0.25 s by its own clock (C{src/net/retry.c}, for TFTP,
 #: MTFTP and the DHCP REQUEST), of which a BIOS that counts 18 ticks a second makes 0.22 s.  busybox's tftp does, after
 #: 0.05 s, and goes on: its third repetition comes after 0.24 s.  Seconds.
-COPIES = 0.2
+SOONEST_REPETITION = 0.2
 
 
 class Repetitions(Generic[_Key]):
@@ -28,7 +28,7 @@ class Repetitions(Generic[_Key]):
     nothing.
     """
 
-    def __init__(self, until: float, most: int, after: float = COPIES) -> None:
+    def __init__(self, until: float, most: int, after: float = SOONEST_REPETITION) -> None:
         """
         @param until: how much later a request may come, to count as a repetition.  Seconds.
         @param most: those who are remembered at once; beyond that, who has not asked for the longest time is forgotten.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from castd.dialects.mtftp_cast import CROWD, MOST_REMEMBERED, POLICY, MtftpCast
 from castd.options import Limits
 from castd.proxydhcp.limits import AnswerLimits
-from castd.repetitions import COPIES, Repetitions
+from castd.repetitions import SOONEST_REPETITION, Repetitions
 from castd.server.admission import DISPLACED_RATE, Admission
 
 MOST = 4
@@ -141,7 +141,9 @@ def _atProxydhcp(gap: float) -> bool:
 
 
 @pytest.mark.parametrize("users", [_inAFullHouse, _atMtftpAtOnce, _atMtftpInVain, _atProxydhcp])
-@pytest.mark.parametrize(("gap", "counts"), [(0.0, False), (0.9 * COPIES, False), (1.25 * COPIES, True)])
+@pytest.mark.parametrize(
+    ("gap", "counts"), [(0.0, False), (0.9 * SOONEST_REPETITION, False), (1.25 * SOONEST_REPETITION, True)]
+)
 def test_copiesOfAForger(users: Callable[[float], bool], gap: float, counts: bool) -> None:
     """A copy of a request within the least gap counts as nothing; what an iPXE repeats after 0.25 s is a repetition."""
     assert users(gap) is counts

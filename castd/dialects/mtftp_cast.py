@@ -29,7 +29,7 @@ from castd.cast.policy import MIN_RTO, AdaptiveTimeout, FixedTimeouts, MinProgre
 from castd.cast.rto import RtoEstimator
 from castd.cast.turn import NEVER, GenericTurn, TurnState
 from castd.interfaces import IBoundedCast
-from castd.repetitions import COPIES, Repetitions
+from castd.repetitions import SOONEST_REPETITION, Repetitions
 from castd.request import Peer
 
 #: Repetitions to a master that never acknowledged anything; to one that was remembered and may have left since; and of
@@ -177,7 +177,7 @@ class MtftpCast(GenericTurn[MtftpMember]):
         if member is not None:
             # It repeats its request, so it may receive nothing at all.
             member.hearsGroup = member.lastBlockSent = False
-            if now >= member.askedAt + COPIES:
+            if now >= member.askedAt + SOONEST_REPETITION:
                 member.askedTwice = True
             member.askedAt = now
             self.members.moveToEnd(member)
