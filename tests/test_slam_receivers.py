@@ -456,3 +456,14 @@ def test_excludedForAWhile() -> None:
     # There are pauses of 0.25 s, too, in which no blocks are left for answers without proof.
     pauses = [later - before for before, later in pairwise(asked) if later - before > 0.3]
     assert pauses == pytest.approx([0.5, 1.0, 2.0], abs=0.05)
+
+
+def test_excludedEverAgain() -> None:
+    """However often that has happened, as to one that stays for days, the next pause is a minute."""
+    sweep, who = Sweep(POLICY, 100, chance=random.Random(1).random), ("10.0.0.9", 4000)
+    sweep.join(who, 0.0, (range(1),))
+    receiver = sweep._queue.get(who)
+    assert receiver is not None
+    receiver.proof.exclusions = 1100
+    sweep._exclude(receiver, 1.0)
+    assert receiver.deferredUntil == 61.0

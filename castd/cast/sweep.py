@@ -496,7 +496,8 @@ class Sweep:
         """
         receiver.paused = True
         self._queue.dequeue(receiver)
-        receiver.defer((), now + min(FIRST_PAUSE * 2**receiver.proof.exclusions, MUTE_TIME))
+        # The exponent is bounded, as the pause has reached its longest before.
+        receiver.defer((), now + min(FIRST_PAUSE * 2 ** min(receiver.proof.exclusions, MAX_PAUSES), MUTE_TIME))
         receiver.proof.exclusions += 1
         self._schedule(receiver)
 
