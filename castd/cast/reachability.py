@@ -29,7 +29,7 @@ class Reachability(Generic[M]):
     """
     Infers from the requests of the members whether they hear the group (docs/decisions/group-reachability.md).
 
-    @ivar groupHeard: at least one member hears the group.
+    @ivar groupHeard: at least one member has heard the group.
     """
 
     __slots__ = ("_found", "_policy", "_unchecked", "groupHeard")

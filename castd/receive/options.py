@@ -72,7 +72,7 @@ class RequestedOptions:
         return terms
 
 
-#: For each option: a function that checks the granted value and returns the terms with it.
+#: Of an option: a function that tells whether this value may be granted, and one that returns the terms with it.
 _Rule: TypeAlias = tuple[
     Callable[[RequestedOptions, int], bool],
     Callable[[AgreedOptions, int], AgreedOptions],

@@ -19,8 +19,8 @@ from castd.packets.options import DEFAULT_BLKSIZE, AgreedOptions
 from castd.packets.tftp import Data, buildAck, buildOack
 from castd.receive.base import DALLY_INTERVALS, ReceivingHalf
 
-#: The last ACK is sent once more after so long, for clients whose timer is longer than the dally.  The host of a client
-#: that has received the first one answers that its port is closed.  Seconds.
+#: The last ACK is sent again after each of these times, for clients whose timer is longer than the dally.  The host of
+#: a client that has received the first one answers that its port is closed.  Seconds.
 LAST_ACK_REPEATS = (0.2, 1.0)
 #: ACK 0 replaces the OACK after so many silent intervals; in the first, a client that lost the OACK can ask again.
 OACK_INTERVALS = 2
@@ -85,8 +85,8 @@ class UploadReceiver(ReceivingHalf):
 
     def stored(self, now: float) -> list[bytes]:
         """
-        Begin to dally, since everything is stored.  -> the last ACK, which is sent again once by a timer, and whenever
-        the client repeats its last block.
+        Begin to dally, since everything is stored.  -> the last ACK, which is sent again by a timer, and whenever the
+        client repeats its last block.
         """
         self._lastAckRepeats = [now + after for after in LAST_ACK_REPEATS]
         return super().stored(now)
