@@ -61,11 +61,13 @@ def refused(time: float, peer: str = "10.0.0.9:2000", name: str = "nothing", why
 class Kept:
     """A history in the hands of a test: its clock is virtual, and its thread runs at once."""
 
-    def __init__(self, path: Path | None = None, age: float = AGE, size: int = LARGE) -> None:
-        self.clock = Clock()
+    def __init__(
+        self, path: Path | None = None, age: float = AGE, size: int = LARGE, clock: Clock | None = None
+    ) -> None:
+        self.clock = clock or Clock()
         self.held: list[Callable[[], None]] = []
         self.slow = False
-        self.store = Store(None if path is None else str(path), age, size)
+        self.store = Store(None if path is None else str(path), age, size, self.clock.seconds)
         self.history = History(self.clock, self.run, self.store)
 
     def run(self, function: Callable[[], T], /) -> Deferred[T]:
@@ -113,11 +115,13 @@ def test_nameOfAnyOctets() -> None:
 def test_merged() -> None:
     """What is alike but for its time is one entry, the latest, with the number of all; other verdicts stay apart."""
     kept = Kept()
+    kept.history(refused(9.0, peer="10.0.0.8:7"))
     for time in range(5):
         kept.history(refused(10.0 + time, peer=f"10.0.0.9:{2000 + time}"))
+        kept.clock.advance(1)
+    for time in range(5):
         kept.history({**received(20.0 + time, outcome="silent"), "verdict": ("mtu", "silent")[time == 2]})
         kept.clock.advance(1)
-    kept.history(refused(11.5, peer="10.0.0.8:7"))
     found = kept.found(merged=True)
     assert [(each["address"], each["fields"].get("verdict"), each["times"]) for each in found] == [
         ("10.0.0.8", None, 1),
@@ -371,6 +375,109 @@ def test_age() -> None:
     kept.history(received(99.0, name="young"))
     kept.history(received(150.0, name="now"))
     assert [each["name"] for each in kept.found()] == ["young", "now"]
+
+
+YEAR = 365 * 86400.0
+#: A time of day that is right, and one of a machine whose clock has lost it.
+RIGHT, AHEAD = 56 * YEAR, 66 * YEAR
+#: As long as the clock has to be seen to go on, and a little more.
+LONG = eventstore.CLOCK_PROVEN + eventstore.PRUNE_INTERVAL
+
+
+class TimedMachine:
+    """A machine whose time of day is not always right, and a history of it in a file, over restarts."""
+
+    def __init__(self, path: Path, age: float = 90 * 86400.0) -> None:
+        self.path, self.age = path, age
+        self.wall, self.clock = RIGHT, Clock()
+        self.start()
+
+    def start(self) -> None:
+        self.kept = Kept(self.path, self.age, clock=self.clock)
+
+    def passes(self, seconds: float) -> None:
+        self.wall += seconds
+        self.clock.advance(seconds)
+
+    def write(self, name: str) -> None:
+        self.kept.history(received(self.wall, name=name))
+        self.passes(1.0)
+
+    @property
+    def names(self) -> list[str | None]:
+        return [each["name"] for each in self.kept.found()]
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_clockAhead(tmp_path: Path, restarts: bool) -> None:
+    """A clock that is years ahead until it is set, before a start or while castd runs, removes nothing."""
+    machine = TimedMachine(tmp_path / "history.sqlite")
+    machine.write("before")
+    if restarts:
+        machine.kept.history.close()
+    machine.wall += AHEAD - RIGHT
+    if restarts:
+        machine.start()
+    machine.write("ahead")
+    machine.passes(600)
+    machine.write("ahead, too")
+    machine.wall -= AHEAD - RIGHT
+    machine.write("set")
+    assert machine.names == ["before", "ahead", "ahead, too", "set"]
+    machine.passes(LONG)
+    machine.write("later")
+    assert machine.names == ["before", "ahead", "ahead, too", "set", "later"]
+    # The latest is what was written last, whatever time it shows.
+    assert [each["name"] for each in machine.kept.found(limit=1)] == ["later"]
+    # In time all of them are too old, also those from the future.
+    for _ in range(100):
+        machine.passes(86400)
+        machine.write("day")
+    assert set(machine.names) == {"day"}
+
+
+def test_clockBehind(tmp_path: Path) -> None:
+    """What a start without a clock has dated 1970 is kept as long as what was written before it."""
+    machine = TimedMachine(tmp_path / "history.sqlite")
+    machine.write("before")
+    machine.wall -= RIGHT
+    machine.start()
+    machine.write("1970")
+    machine.wall += RIGHT
+    machine.write("set")
+    machine.passes(LONG)
+    machine.write("later")
+    assert machine.names == ["before", "1970", "set", "later"]
+
+
+def test_clockBehindAndFull(tmp_path: Path) -> None:
+    """A full file makes room by what was written first, not by what is dated 1970."""
+    machine = TimedMachine(tmp_path / "history.sqlite")
+    machine.kept.store._size = 64 << 10
+    for number in range(400):
+        machine.write(f"{number}")
+    machine.wall -= RIGHT
+    machine.write("1970")
+    assert "0" not in machine.names
+    for number in range(100):
+        machine.write(f"{number} in 1970")
+    assert "1970" in machine.names
+
+
+def test_longStop(tmp_path: Path) -> None:
+    """After a stop for months the clock may be right or not; what is too old is removed when it has gone on."""
+    machine = TimedMachine(tmp_path / "history.sqlite")
+    machine.write("before")
+    machine.kept.history.close()
+    machine.wall += YEAR
+    machine.start()
+    machine.write("after")
+    machine.passes(LONG / 2)
+    machine.write("hours after")
+    assert machine.names == ["before", "after", "hours after"]
+    machine.passes(LONG / 2)
+    machine.write("later")
+    assert machine.names == ["after", "hours after", "later"]
 
 
 @pytest.mark.slow

@@ -3,6 +3,9 @@ Keeps what happened to each machine, in an SQLite file or in memory, and answers
 
 The file outlives reloads, upgrades and restarts.  It is bounded in size and in age, and what strangers cause cannot
 displace what happened to machines that have been served: each has half of the room.
+
+A machine may start with any time of day, 1970 or 2036, until its clock is set.  So the order of events is the one in
+which they were written, and none is removed for its age by a clock that has just been changed.
 """
 
 from __future__ import annotations
@@ -12,7 +15,8 @@ import json
 import os
 import re
 import sqlite3
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypedDict, TypeVar
 from urllib.parse import quote
@@ -30,6 +34,10 @@ VERSION = 1
 LOCK_WAIT = 5.0
 #: Seconds between looks for what is too old.
 PRUNE_INTERVAL = 60.0
+#: A clock that has moved so much more or less than time has passed was set, or does not show the time yet.  Seconds.
+CLOCK_CHANGE = 3600.0
+#: For so many seconds after that nothing is removed for its age.
+CLOCK_PROVEN = 6 * 3600.0
 #: The part of the entries that is removed at a time when the file is full.
 FREED = 0.1
 #: The largest size that the log beside the file (SQLite's C{-wal}) keeps, octets: SQLite's own bound for a calm one.
@@ -38,6 +46,9 @@ LARGEST_LOG = 4 << 20
 WRITTEN = 64
 #: A file that is so many times as large as it may be is written anew: its bound was larger before.
 SHRUNK_FROM = 2
+
+#: SQLite has no larger number for a row.
+_LARGEST_ID = (1 << 63) - 1
 
 _TABLES = f"""
 CREATE TABLE IF NOT EXISTS events (
@@ -165,16 +176,20 @@ class Store:
     @ivar putAside: the name that an unusable file has got, as it was damaged or of another version; L{None}: none was.
     """
 
-    def __init__(self, path: str | None, age: float, size: int) -> None:
+    def __init__(
+        self, path: str | None, age: float, size: int, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         """
         @param age: how long events are kept, seconds.
         @param size: the largest size of the file (or of what is in memory), octets.
+        @param monotonic: -> an instant of a clock that nobody sets.
         @raise OSError: the file cannot be opened or made.
         """
         self.path = path
         self.putAside: str | None = None
         self._age, self._size = age, size
         self._pruned = 0.0
+        self._clock = _ProvenClock(monotonic)
         #: Device and inode of the file; L{None}: it is not open.
         self._identity: tuple[int, int] | None = None
         self._database = _connect(":memory:") if path is None else self._openFile(path)
@@ -222,10 +237,11 @@ class Store:
     def _write(self, entries: Sequence[KeptEvent], now: float) -> None:
         insert = f"INSERT INTO events VALUES (NULL{', ?' * len(KeptEvent._fields)})"
         prunes = not self._pruned <= now < self._pruned + PRUNE_INTERVAL
+        if prunes:
+            self._pruned = now
         with self._database:
-            if prunes:
-                self._pruned = now
-                self._database.execute("DELETE FROM events WHERE time < ?", (now - self._age,))
+            if prunes and self._clock.isProven(now, self._lastTime):
+                self._removeOld(now)
             # The room that all the entries of a burst would take at once would stay the file's.
             for first in range(0, len(entries), WRITTEN):
                 self._database.executemany(insert, entries[first : first + WRITTEN])
@@ -233,6 +249,23 @@ class Store:
                     pass
         if prunes and self._fileOctets() > SHRUNK_FROM * self._size:
             self._shrink()
+
+    def _lastTime(self) -> float | None:
+        """Return the time of the event that was written last; L{None}: there is none."""
+        found = self._database.execute("SELECT time FROM events ORDER BY id DESC LIMIT 1").fetchone()
+        return None if found is None else found[0]
+
+    def _removeOld(self, now: float) -> None:
+        """
+        Remove what is too old, and was written before all that is not.  The time of an event alone is no reason: what a
+        start without a clock has dated 1970 stands among events that are young.  What is dated in the future goes with
+        the older events that were written after it.
+        """
+        oldest = now - self._age
+        young = "SELECT coalesce(min(id), ?) FROM events WHERE time BETWEEN ? AND ?"
+        ((first,),) = self._database.execute(young, (_LARGEST_ID, oldest, now))
+        last = "SELECT max(id) FROM events WHERE time < ? AND id < ?"
+        self._database.execute(f"DELETE FROM events WHERE id <= ({last})", (oldest, first))
 
     def _shrink(self) -> None:
         """
@@ -287,14 +320,14 @@ class Store:
         @return: whether there were any.
         """
         ((total, served),) = self._database.execute("SELECT count(*), coalesce(sum(served), 0) FROM events")
-        oldest = "SELECT id FROM events WHERE served = ? ORDER BY time LIMIT ?"
+        oldest = "SELECT id FROM events WHERE served = ? ORDER BY id LIMIT ?"
         few = max(1, int(total * FREED))
         removed = self._database.execute(f"DELETE FROM events WHERE id IN ({oldest})", (served > total - served, few))
         return removed.rowcount > 0
 
     def find(self, query: Query) -> list[Found]:
         """
-        Return what was asked for, the oldest first.
+        Return what was asked for, the oldest first, in the order in which it was written.
 
         @raise sqlite3.Error: the file is damaged.
         """
@@ -303,6 +336,37 @@ class Store:
     def close(self) -> None:
         """Close the file."""
         self._database.close()
+
+
+class _ProvenClock:
+    """
+    Tells whether the time of day can be trusted with what is removed by it: after a start, and after each change, it
+    has to go on for a while as time passes.
+    """
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        # The time of day, and the instant at which it was that.
+        self._last: tuple[float, float] | None = None
+        self._provenAt = float("-inf")
+
+    def isProven(self, now: float, before: Callable[[], float | None]) -> bool:
+        """
+        Return whether it can be trusted.
+
+        @param now: the time of day, seconds since 1970.
+        @param before: -> what it was last, before this process; L{None}: not known.
+        """
+        instant = self._monotonic()
+        if self._last is not None:
+            time, since = self._last
+            expected: float | None = time + instant - since
+        else:
+            expected = before()
+        self._last = now, instant
+        if expected is not None and abs(now - expected) > CLOCK_CHANGE:
+            self._provenAt = instant + CLOCK_PROVEN
+        return instant >= self._provenAt
 
 
 def _isDamage(error: sqlite3.DatabaseError) -> bool:
@@ -369,17 +433,18 @@ def _find(database: sqlite3.Connection, query: Query) -> list[Found]:
             wanted.append(condition)
             values.append(value)
     columns = ", ".join(KeptEvent._fields)
-    latest = "ORDER BY time DESC, id DESC LIMIT ?"
+    # Not by time: what a clock that was years ahead has dated would be the latest for years.
+    latest = "ORDER BY id DESC LIMIT ?"
     source = f"events WHERE {' AND '.join(wanted)}"
     if query.merged:
         # SQLite takes columns without an aggregate from the row that has the maximum.
-        columns = columns.replace("time,", "max(time),", 1).replace(" times,", " sum(times),")
+        columns = columns.replace(" times,", " sum(times),") + ", max(id)"
         words = "'$.outcome', '$.verdict', '$.limit', '$.fault'"
         verdict = f"CASE WHEN json_valid(fields) THEN json_extract(fields, {words}) END"
         source = f"(SELECT * FROM {source} {latest}) GROUP BY address, name, event, {verdict}"
         values.append(MOST_MERGED)
     rows = database.execute(f"SELECT {columns} FROM {source} {latest}", (*values, query.limit)).fetchall()
-    return [_found(KeptEvent(*row)) for row in reversed(rows)]
+    return [_found(KeptEvent(*row[: len(KeptEvent._fields)])) for row in reversed(rows)]
 
 
 def _ofMachine(machine: str) -> tuple[str, list[object]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from operator import attrgetter
 from typing import TypeAlias
 
 from twisted.internet.defer import Deferred, DeferredLock, succeed
@@ -155,6 +156,7 @@ class History:
             kind.clear()
         if not entries:
             return succeed(None)
+        entries.sort(key=attrgetter("time"))
         now, events = max(each.time for each in entries), sum(each.times for each in entries)
         return self._run(lambda: self.store.add(self._identified(entries), now)).addErrback(self._failed, events)
 
