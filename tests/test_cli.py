@@ -29,6 +29,7 @@ from castd.config import yaml
 from castd.config.plugin import Collected, ContentSourceMaker, TransportMaker
 from castd.errors import ConfigError
 from castd.interfaces import ServicePort
+from castd.net.timers import useMonotonicClock
 from castd.observe import journal
 from castd.observe.syslog import SyslogObserver, SyslogSocket
 from castd.service import bootstrap
@@ -877,10 +878,13 @@ def test_tapWithout() -> None:
 
 
 def test_steady() -> None:
-    """The reactor's time is one that nobody sets back."""
+    """The reactor's time is one that nobody sets back, for each command that has one."""
     reactor = SimpleNamespace(seconds=time.time)
-    bootstrap.useMonotonicClock(reactor)
+    useMonotonicClock(reactor)
     assert reactor.seconds is time.monotonic
+    seconds = "from castd.cli.transfer import commandReactor as of; print(of(SimpleNamespace(obj=None)).seconds)"
+    words = [sys.executable, "-c", f"from types import SimpleNamespace; {seconds}"]
+    assert subprocess.run(words, capture_output=True, check=True, text=True).stdout == f"{time.monotonic}\n"
 
 
 def test_descriptors() -> None:

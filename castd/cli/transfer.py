@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import click
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
-from twisted.internet.interfaces import IReactorCore, IReactorFDSet
+from twisted.internet.interfaces import IReactorCore, IReactorFDSet, IReactorTime
 from twisted.python.failure import Failure
 
 from castd.cli.display import INTERRUPTED, Display, Result
@@ -28,6 +28,7 @@ from castd.client.output import PIECE, OutputStream, PartialFile, checksum
 from castd.client.report import TransferError, Watcher
 from castd.client.transfer import IClientReactor
 from castd.client.urls import Url, UrlError
+from castd.net.timers import useMonotonicClock
 from castd.packets.netascii import encode
 
 #: The most files that are fetched at the same time.
@@ -241,6 +242,7 @@ def commandReactor(context: click.Context) -> ICommandReactor:
         return cast(ICommandReactor, context.obj["reactor"])
     from twisted.internet import reactor
 
+    useMonotonicClock(IReactorTime(reactor))
     return cast(ICommandReactor, reactor)
 
 

@@ -8,6 +8,7 @@ when the old instant comes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from heapq import heappop, heappush, heapreplace
 from itertools import count
@@ -36,6 +37,11 @@ class TimerTarget(Protocol):
 
     def timerExpired(self) -> object:
         """Handle the timer, whose instant has come.  C{due} is L{None} now."""
+
+
+def useMonotonicClock(reactor: IReactorTime) -> None:
+    """Make the reactor use the monotonic clock: with C{time.time}, setting back the clock would delay every timer."""
+    reactor.seconds = time.monotonic  # type: ignore[method-assign]
 
 
 class Timers:

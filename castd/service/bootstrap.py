@@ -9,7 +9,6 @@ import os
 import resource
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
 from functools import partial
@@ -36,6 +35,7 @@ from castd.net.activation import passedSockets, takeVariables
 from castd.net.fdstore import FdStore
 from castd.net.port_stock import MOST_STOCK
 from castd.net.ports import Ports
+from castd.net.timers import useMonotonicClock
 from castd.observe.sdnotify import ServiceNotifier, watchdogPeriod
 from castd.request import hostPort
 from castd.server.random import BufferedSystemRandom
@@ -197,11 +197,6 @@ def stopReactor(reactor: IReactorCore) -> None:
     """Stop the reactor, unless it is being stopped already."""
     with suppress(ReactorNotRunning):
         reactor.stop()
-
-
-def useMonotonicClock(reactor: IReactorTime) -> None:
-    """Make the reactor use the monotonic clock: with C{time.time}, setting back the clock would delay every timer."""
-    reactor.seconds = time.monotonic  # type: ignore[method-assign]
 
 
 def collectGarbageSeldom() -> None:
