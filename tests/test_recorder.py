@@ -399,6 +399,18 @@ def test_files(tmp_path: Path) -> None:
     assert (tmp_path / "20200101T000000000Z-notes.pcapng").exists()
 
 
+@pytest.mark.parametrize("wrong", [-5e8, 5e8], ids=["behind", "ahead"])
+def test_clockIsSet(tmp_path: Path, wrong: float) -> None:
+    """A folder that is full of what a wrong clock has dated has room for captures, as has one while it is wrong."""
+    store = CaptureFolder(str(tmp_path), 10, 1 << 16)
+    for begin in (0.0, wrong, 1000.0):
+        times = [begin + number for number in range(7)]
+        for time in times:
+            write(store, int(time), True)
+        found = {name[:19] for name in os.listdir(tmp_path)}
+        assert found == {captureName(1e9 + time, "x", 1, "x", True)[:19] for time in times[-5:]}
+
+
 def test_plantedLink(tmp_path: Path) -> None:
     """A link under the name of a capture is not followed."""
     tmp_path.chmod(0o777)

@@ -22,6 +22,8 @@ PERIOD = 60.0
 
 #: The names of captures; no other file of the folder is ever removed.
 _NAME = re.compile(r"\d{8}T\d{9}Z-[0-9a-z_.%-]{1,80}-(?:heard|unheard)\.pcapng", re.ASCII | re.IGNORECASE)
+#: How many characters of it are the time.
+_TIME = len("20261126T031502123Z")
 _UNHEARD = "-unheard.pcapng"
 _UNFIT = re.compile(r"[^0-9A-Za-z.]", re.ASCII)
 
@@ -72,7 +74,7 @@ class CaptureFolder:
         """
         path = os.path.join(self.path, name)
         # First, so that a full disk gets room.
-        self._makeRoom(name.endswith(_UNHEARD), len(capture))
+        self._makeRoom(name, len(capture))
         fd = openOwn(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o640)
         try:
             with open(fd, "wb", buffering=0) as file:
@@ -83,12 +85,17 @@ class CaptureFolder:
             raise
         return path
 
-    def _makeRoom(self, unheard: bool, octets: int) -> None:
-        found = sorted(
+    def _makeRoom(self, wanted: str, octets: int) -> None:
+        """@param wanted: the name that a capture of so many octets will get."""
+        unheard = wanted.endswith(_UNHEARD)
+        found = [
             (entry.name, entry.stat(follow_symlinks=False).st_size)
             for entry in os.scandir(self.path)
             if _NAME.fullmatch(entry.name) and entry.name.endswith(_UNHEARD) == unheard and _isFile(entry)
-        )
+        ]
+        # What seems to be later was written when the clock was ahead, or it is behind now.  In the order of their times
+        # each new capture would be the oldest of a full folder, and would give way to the next one.
+        found.sort(key=lambda each: (each[0][:_TIME] <= wanted[:_TIME], each))
         count, size = len(found) + 1, sum(each for _, each in found) + octets
         for name, each in found:
             if count <= self._files // 2 and size <= self._size // 2:
