@@ -25,6 +25,7 @@ from castd.files import names, root
 from castd.files.access import Rules
 from castd.files.content import DirectoryOptions
 from castd.files.regex import LinearRegex
+from castd.files.threads import DiskThreads
 from castd.packets import slam
 from castd.server.listener import Listener
 from castd.service.admin import CONNECTION_TIMEOUT
@@ -65,6 +66,27 @@ def test_content(folder: Path, network: Network, events: list[dict[str, Any]]) -
     late = Client(network)
     assert (late.finish(), early.finish()) == (BODY[::-1], BODY)
     assert [each["event"] for each in events if "reload" in str(each.get("event"))] == ["reloaded"]
+
+
+def test_noThread(
+    folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch, events: list[dict[str, Any]]
+) -> None:
+    """Where no thread can be started to read the file, that is said at once, and everything stays as it was."""
+
+    def cannot(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    case = Case(folder, network, START + TFTP)
+    case.server.thread = DiskThreads(1, waits=False)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", cannot)
+        (fault,) = case.reload(START.replace("boot", "other") + TFTP)
+    why = "no thread can be started for its disk (TasksMax, ulimit -u, memory)"
+    assert fault == f"{folder}/x.yaml: cannot be read: {why}"
+    assert [each["fault"] for each in events if each.get("event") == "refused-reload"] == [fault]
+    assert Client(network).finish() == BODY
+    case.server.thread = maybeDeferred
+    assert case.reload(START.replace("boot", "other") + TFTP) == ()
 
 
 def test_access(folder: Path, network: Network) -> None:

@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 from threading import Condition, Thread
 from typing import Generic, NoReturn, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.defer import Deferred, DeferredList, fail, succeed
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -121,12 +121,15 @@ def callWithin(seconds: float, function: Callable[[], T]) -> T:
     try:
         Thread(target=work, name="castd-disk", daemon=True).start()
     except (RuntimeError, MemoryError):
-        why = "no thread can be started for its disk (TasksMax, ulimit -u, memory)"
-        raise BlockingIOError(errno.EAGAIN, why) from None
+        raise _noThread() from None
     try:
         return results.get(timeout=seconds)()
     except Empty:
         raise TimeoutError(errno.ETIMEDOUT, "the disk does not answer") from None
+
+
+def _noThread() -> BlockingIOError:
+    return BlockingIOError(errno.EAGAIN, "no thread can be started for its disk (TasksMax, ulimit -u, memory)")
 
 
 def _found(result: T) -> T:
@@ -146,11 +149,14 @@ class DiskThreads:
     waits until there is one.
     """
 
-    def __init__(self, most: int = MOST_THREADS) -> None:
+    def __init__(self, most: int = MOST_THREADS, waits: bool = True) -> None:
         """
         @param most: the most threads; each is made when there is work for it.
+        @param waits: L{False}: where the system has no thread, and none runs here, a function is not called, and fails
+            with C{BlockingIOError}; for what somebody asks for who can be told.
         """
         self._most = most
+        self._waits = waits
         self._jobs: deque[Callable[[], Callable[[], object]]] = deque()
         self._changed = Condition()
         self._threads = self._idle = 0
@@ -162,6 +168,9 @@ class DiskThreads:
         with self._changed:
             self._jobs.append(partial(_run, function, fired))
             fault = self._provide()
+            if fault is not None and not self._waits and not self._threads:
+                self._jobs.pop()
+                return fail(_noThread())
         if fault is not None:
             self._provideLater(fault)
         return fired

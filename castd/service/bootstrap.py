@@ -90,7 +90,7 @@ def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | No
     server.recorders.thread = DiskThreads(1)
     server.admin.thread = DiskThreads(1)
     # More than one: a disk that does not answer may keep some for ever.
-    server.thread = DiskThreads(4)
+    server.thread = DiskThreads(4, waits=False)
     SignalService(threads, signal.SIGHUP, server.reread).setServiceParent(server)
     # As twistd handles it for its own log.
     SignalService(threads, signal.SIGUSR1, server.rotateLogs).setServiceParent(server)

@@ -114,6 +114,8 @@ class Rereads:
                 return faults
             rest = f"{len(faults) - MOST_FAULTS} more faults: castd check shows all of them"
             return (*faults[:MOST_FAULTS], rest)
+        if isinstance(failure.value, BlockingIOError):
+            return (f"{self._server.file}: cannot be read: {failure.value.strerror}",)
         if failure.check(TimeoutError):
             return (f"{self._server.file}: cannot be read: it has taken longer than {REREAD_TIMEOUT:.0f} s",)
         _log.failure("a reload failed", failure, event="fault")
