@@ -31,6 +31,7 @@ from castd.doctor.network import lookAtGroups, lookAtMtu, lookAtRoutes, lookForQ
 from castd.doctor.ports import lookAtPorts, lookAtPrivileges, lookForServers
 from castd.doctor.process import lookAtClock, lookAtDescriptors
 from castd.packets import dhcp
+from castd.service.bootstrap import MIN_CASTS, affordableCasts, neededDescriptors
 from tests.support.doctor import NOBODY, FakeMachine, findings, subject
 from tests.support.jobs import ROOT, eventually, free, running, until
 from tests.support.needs import needRoot
@@ -222,7 +223,7 @@ def test_descriptors(tmp_path: Path, soft: int, hard: int, pid: int | None, verd
     process = "self" if pid is None else str(pid)
     machine = FakeMachine({f"/proc/{process}/limits": f"Max open files   {soft}   {hard}   files\n"})
     (what,) = findings(lookAtDescriptors, replace(subject(tmp_path), pid=pid), machine, verdict)
-    assert "limits.casts: 4096 may need 12416" in what
+    assert "limits.casts: 4096 may need 13392" in what
 
 
 def test_fewDescriptors(tmp_path: Path) -> None:
@@ -230,7 +231,26 @@ def test_fewDescriptors(tmp_path: Path) -> None:
     machine = FakeMachine({"/proc/self/limits": "Max open files   1024   1028   files\n"})
     (found,) = lookAtDescriptors(subject(tmp_path), machine)
     assert found.verdict == "problem"
-    assert found.cure == "LimitNOFILE=12416 in the unit, or limits.casts: 300"
+    assert found.cure == "LimitNOFILE=13392 in the unit, or limits.casts: 273"
+
+
+@pytest.mark.parametrize("casts", [4, 5, 100, 2333, 2334, 4096, 16384])
+def test_descriptorsOfTheServer(tmp_path: Path, casts: int) -> None:
+    """What is proposed is what the server computes when it starts: so many are enough for it, and fewer are not."""
+
+    def found(most: int) -> Finding:
+        machine = FakeMachine({"/proc/self/limits": f"Max open files   64   {most}   files\n"})
+        (finding,) = lookAtDescriptors(subject(tmp_path, sections={"limits": {"casts": casts}}), machine)
+        return finding
+
+    need = neededDescriptors(casts)
+    assert affordableCasts(need) >= casts
+    assert found(need).verdict == "fine"
+    for few in (need - 1, 64):
+        affordable = affordableCasts(few)
+        assert affordable < casts or casts == MIN_CASTS
+        cure = f"LimitNOFILE={need} in the unit, or limits.casts: {affordable}"
+        assert found(few).cure == ("" if casts == MIN_CASTS else cure)
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Final
 
 from castd.doctor.findings import Finding, Subject
 from castd.doctor.kernel import openFiles
 from castd.doctor.machine import IMachine
+from castd.service.bootstrap import affordableCasts, neededDescriptors
 
-#: Descriptors of a transfer: its port's two sockets, and its file.
-_PER_TRANSFER: Final = 3
-#: Descriptors of the process: ports, logs, directories, the reactor.
-_OTHERS: Final = 128
 #: No clock is right that shows an earlier year than that of this code, or one so late.
 _FIRST_YEAR, _LAST_YEAR = 2026, 2099
 
@@ -23,7 +19,8 @@ _FIRST_YEAR, _LAST_YEAR = 2026, 2099
 def lookAtDescriptors(subject: Subject, machine: IMachine) -> Iterator[Finding]:
     """Find out whether the process may open what the limits of the service file allow at once."""
     found = openFiles(machine, subject.process)
-    need = _PER_TRANSFER * subject.config.limits.casts + _OTHERS
+    casts = subject.config.limits.casts
+    need = neededDescriptors(casts)
     if found is None:
         yield Finding("not known", "how many descriptors the process may have")
         return
@@ -31,9 +28,9 @@ def lookAtDescriptors(subject: Subject, machine: IMachine) -> Iterator[Finding]:
     # castd raises its soft limit when it starts.
     most = soft if subject.pid is not None else hard
     whose = f"the server (pid {subject.pid})" if subject.pid is not None else "a process started from here"
-    what = f"{whose} may open {most} files; limits.casts: {subject.config.limits.casts} may need {need}"
-    if most < need:
-        cure = f"LimitNOFILE={need} in the unit, or limits.casts: {max(1, (most - _OTHERS) // _PER_TRANSFER)}"
+    what = f"{whose} may open {most} files; limits.casts: {casts} may need {need}"
+    if (affordable := affordableCasts(most)) < casts:
+        cure = f"LimitNOFILE={need} in the unit, or limits.casts: {affordable}"
         yield Finding("problem", what, cure)
     else:
         yield Finding("fine", what)

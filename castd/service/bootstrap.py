@@ -229,6 +229,13 @@ def affordableCasts(descriptors: int) -> float:
     return max(MIN_CASTS, (descriptors - stock - OTHER_DESCRIPTORS) // CAST_DESCRIPTORS)
 
 
+def neededDescriptors(casts: int) -> int:
+    """Return with how many descriptors so many casts are affordable: the fewest, but for the smallest numbers."""
+    used = CAST_DESCRIPTORS * casts + OTHER_DESCRIPTORS
+    # The stock is an eighth of all.
+    return used + min(2 * MOST_STOCK, (used - 1) // 7)
+
+
 def reportDescriptors(descriptors: int, server: Server) -> None:
     """Warn if the service file allows more casts than there are descriptors for."""
     casts, affordable = server.site.limits.casts, server.site.admission.affordable
