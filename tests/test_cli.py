@@ -524,7 +524,7 @@ def test_checkTakenByOthers(folder: Path) -> None:
             # Or another program has it.
             other.bind(("127.0.0.1", 4011))
         said = castd("check", file)
-    told = f"warning: {file}:4: transports.proxydhcp: 127.0.0.1:4011 is taken now, by a castd that runs"
+    told = f"warning: {file}:4: transports.proxydhcp: port 4011 is taken now, by a castd that runs"
     assert told in said.stderr
 
 
@@ -534,9 +534,9 @@ def test_checkTriesServicePorts() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
-        assert check._isTaken(ServicePort("127.0.0.1", port))
-        assert not check._isTaken(ServicePort("239.255.66.1%127.0.0.1", port))
-    assert not check._isTaken(ServicePort("127.0.0.1", port))
+        assert check._whyNoPort(ServicePort("127.0.0.1", port))
+        assert not check._whyNoPort(ServicePort("239.255.66.1%127.0.0.1", port))
+    assert not check._whyNoPort(ServicePort("127.0.0.1", port))
 
 
 @pytest.mark.parametrize(

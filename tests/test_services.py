@@ -5,6 +5,7 @@ A service from outside, whole: the echo of C{examples/echo}, which sends no file
 from __future__ import annotations
 
 import random
+import socket
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -17,6 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from castd import plugins
+from castd.cli.check import serviceWarnings
 from castd.config.plugin import Collected, ServiceMaker, collect
 from castd.errors import ConfigError
 from castd.interfaces import ICastTransport, IPortService, ITransportMaker, ServicePort
@@ -72,6 +74,24 @@ class Case:
         self.client.send(datagram, (SERVER, port))
         self.network.advance(0.01)
         return [each.datagram for each in self.client.take()]
+
+
+def test_checked(collected: Collected, tmp_path: Path) -> None:
+    """castd check says which port of a service cannot be had now, with the remedy, once for each port."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        case = Case(tmp_path, collected, START + f"  echo: {{interface: 127.0.0.1, port: {port}}}\n")
+        ((_, service),) = case.server.portServices
+        where = f"{tmp_path}/x.yaml:5: transports.echo"
+        why = "is taken now, by a castd that runs or another program; inetd may have an echo of its own"
+        assert list(serviceWarnings(case.server)) == [f"{where}: port {port} {why}"]
+        (at,) = service.ports
+        service.ports = (at, at, at._replace(host="192.0.2.9"), at._replace(host="192.0.2.8", required=False))
+        gone = f"{where}: no interface of this machine has the address 192.0.2.9"
+        assert list(serviceWarnings(case.server)) == [f"{where}: port {port} {why}", gone]
+    service.ports = (at,)
+    assert list(serviceWarnings(case.server)) == []
 
 
 def test_seams(collected: Collected, tmp_path: Path) -> None:

@@ -28,7 +28,6 @@ from castd.net import devices
 from castd.net.sockets import bindSocket
 from castd.observe import journal
 from castd.options import HostPort
-from castd.request import hostPort
 from castd.service.endpoints import boundTo
 from castd.service.service import Server
 from castd.templates.source import Options as TemplateOptions
@@ -88,18 +87,36 @@ def machineWarnings(config: Config) -> Iterator[str]:
 
 
 def serviceWarnings(server: Server) -> Iterator[str]:
-    """Return the warnings of services, and of their ports that are taken or that this user may not have."""
+    """Return the warnings of services, and of their ports that cannot be had now."""
     yield from server.warnings()
     for entry, service in server.portServices:
-        required = [each for each in service.ports if each.required]
-        for port in sorted({each.port for each in required}):
-            if not permitted(port):
-                yield entry.describe(f"port {port} is a privileged one: this user may not have it")
-        for each in required:
-            if _isTaken(each):
-                at = hostPort((each.host, each.port))
-                remedy = f"; {each.remedy}" if each.remedy else ""
-                yield entry.describe(f"{at} is taken now, by a castd that runs or another program{remedy}")
+        # One warning for a port at several addresses.
+        for why in dict.fromkeys(_whyNoPort(each) for each in service.ports if each.required):
+            if why:
+                yield entry.describe(why)
+
+
+def _whyNoPort(wanted: ServicePort) -> str:
+    """
+    Return why the port of a service cannot be had now, as the server would open it; C{""}: it can.
+
+    A group is not tried: to bind to it is to join it, which the network sees, and others may have it as well.
+    """
+    host, _, device = wanted.host.partition("%")
+    if device and ":" not in host and host != devices.BROADCAST:
+        return ""
+    try:
+        bindSocket(wanted.host, wanted.port).close()
+    except OSError as error:
+        if error.errno == errno.EACCES:
+            return f"port {wanted.port} is a privileged one: this user may not have it"
+        if error.errno == errno.EADDRINUSE:
+            remedy = f"; {wanted.remedy}" if wanted.remedy else ""
+            return f"port {wanted.port} is taken now, by a castd that runs or another program{remedy}"
+        if error.errno == errno.EADDRNOTAVAIL:
+            return f"no interface of this machine has the address {wanted.host}"
+        return f"port {wanted.port}: {error.strerror}"
+    return ""
 
 
 def fileWarnings(server: Server) -> Iterator[str]:
@@ -225,22 +242,6 @@ def _metricsAt(config: Config) -> HostPort | Path | None:
 def permitted(port: int) -> bool:
     """Return whether this process may bind this UDP port; one that is taken counts as permitted."""
     return _bind("", port, socket.SOCK_DGRAM) != errno.EACCES
-
-
-def _isTaken(port: ServicePort) -> bool:
-    """
-    Return whether a port of a service cannot be bound, as the server binds it, since another program has it.
-
-    A group is not tried: to bind to it is to join it, which the network sees, and others may have it as well.
-    """
-    host, _, device = port.host.partition("%")
-    if device and ":" not in host and host != devices.BROADCAST:
-        return False
-    try:
-        bindSocket(port.host, port.port).close()
-    except OSError as error:
-        return error.errno == errno.EADDRINUSE
-    return False
 
 
 def _bind(host: str, port: int, kind: socket.SocketKind) -> int:
