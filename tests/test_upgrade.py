@@ -17,7 +17,7 @@ from castd.dialects.mtftp import REUSE_DELAY
 from castd.packets import slam
 from castd.service.service import Server, compose, read
 from castd.testing import Network, RecordingClient
-from castd.upgrade import predecessor
+from castd.upgrade import handover, predecessor
 from castd.upgrade.predecessor import DEATH_TIMEOUT, Predecessor
 from castd.upgrade.successor import READY_TIMEOUT, Successor
 from tests.support.disks import result
@@ -544,14 +544,43 @@ def test_orphaned(case: Callable[..., Case], network: Network) -> None:
     assert Client(network).finish() == BODY
 
 
-def test_cannot(case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who was composed without a way to start another process says so; and so does process 1 of a container."""
+def test_cannot(case: Callable[..., Case]) -> None:
+    """Who was composed without a way to start another process says so."""
     one = case(START + TFTP)
-    monkeypatch.setattr(os, "getpid", lambda: 1)
-    (why,) = one.old.handover.upgrade().result
-    assert why.startswith("castd is process 1 here")
     one.old.handover.makeSuccessor = None
     assert one.old.handover.upgrade().result == ("this castd cannot start another",)
+
+
+@pytest.mark.parametrize(
+    ("pid", "parent", "first", "why"),
+    [
+        (1, 0, "castd", "castd is process 1 here"),
+        (7, 0, "pause", "castd is the first process of this container"),
+        (7, 1, "docker-init", "castd is the first process of this container"),
+        (7, 1, "systemd", None),
+        (7, 1, None, None),
+        (7, 6, "docker-init", None),
+    ],
+)
+def test_containers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pid: int, parent: int, first: str | None, why: str | None
+) -> None:
+    """The process that a container ends with cannot be replaced by another one, nor that which its init has started."""
+    name = tmp_path / "comm"
+    if first is not None:
+        name.write_text(f"{first}\n")
+    monkeypatch.setattr(handover, "_FIRST", name)
+    monkeypatch.setattr(os, "getpid", lambda: pid)
+    monkeypatch.setattr(os, "getppid", lambda: parent)
+    found = handover.whyNever()
+    assert found is None if why is None else found is not None and found.startswith(why)
+
+
+def test_inAContainer(case: Callable[..., Case]) -> None:
+    """Where another process could not outlive this one, none is started."""
+    one = case(START + TFTP)
+    one.old.handover.whyNever = "the container ends"
+    assert one.old.handover.upgrade().result == ("the container ends",)
 
 
 def test_noProcess(case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,7 @@ from castd.server.random import BufferedSystemRandom
 from castd.service.privileges import UnprivilegedUser
 from castd.service.service import Server, compose, read
 from castd.upgrade.channel import ChannelToPredecessor, ChannelToSuccessor
+from castd.upgrade.handover import whyNever
 from castd.upgrade.predecessor import Inheritance, Predecessor, receiveInheritance
 from castd.upgrade.spawn import spawn
 from castd.upgrade.successor import Successor
@@ -96,6 +97,7 @@ def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | No
     SignalService(threads, signal.SIGUSR1, server.rotateLogs).setServiceParent(server)
     SignalService(threads, signal.SIGUSR2, server.handover.upgrade).setServiceParent(server)
     reactor.callWhenRunning(StopSignals(threads, server).install)
+    server.handover.whyNever = whyNever()
     toSuccessor = partial(ChannelToSuccessor, IReactorFDSet(reactor))
     stop = partial(stopReactor, reactor)
     server.handover.makeSuccessor = lambda: Successor(server, ports.boundSockets, start, stop, toSuccessor)

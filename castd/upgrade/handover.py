@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import TypedDict
 
 from twisted.internet.defer import Deferred, succeed
@@ -15,6 +17,11 @@ from twisted.internet.defer import Deferred, succeed
 from castd.upgrade.predecessor import Predecessor
 from castd.upgrade.successor import Successor
 from castd.upgrade.upgradable import UpgradableServer
+
+#: Where the name of process 1 is.
+_FIRST = Path("/proc/1/comm")
+#: Programs that are process 1 of a container, and end with the process that they have started.
+_INITS = frozenset({"catatonit", "docker-init", "dumb-init", "podman-init", "tini", "tini-static"})
 
 
 class UpgradeAnswer(TypedDict):
@@ -37,12 +44,14 @@ class Handover:
     @ivar predecessor: the process that this one takes over from, or has taken over from; L{None}: there was none.
     @ivar successor: the process that takes over from this one; L{None}: none does.
     @ivar makeSuccessor: prepares another attempt; L{None}: this server cannot start another process.
+    @ivar whyNever: why another process could not outlive this one; L{None}: it could.
     """
 
     def __init__(self, server: UpgradableServer) -> None:
         self.predecessor: Predecessor | None = None
         self.successor: Successor | None = None
         self.makeSuccessor: Callable[[], Successor] | None = None
+        self.whyNever: str | None = None
         self._server = server
 
     @property
@@ -74,8 +83,8 @@ class Handover:
             return _refused("an upgrade is under way")
         if (previous := self._server.site.predecessor) is not None:
             return _refused(f"the process before this one ({previous.pid}) has not finished its transfers yet")
-        if os.getpid() == 1:
-            return _refused("castd is process 1 here, and what is in a container ends with that: replace the container")
+        if self.whyNever is not None:
+            return _refused(self.whyNever)
         self.successor = self.makeSuccessor()
         return self.successor.begin(self._noSuccessor)
 
@@ -88,6 +97,23 @@ class Handover:
 
     def _answer(self, faults: tuple[str, ...]) -> UpgradeAnswer:
         return {"ok": not faults, "faults": faults, "pid": os.getpid(), "rest": self._server.site.admission.casts}
+
+
+def whyNever() -> str | None:
+    """
+    Return why another process could not outlive this one, by what has started it: so it is asked at the start, as an
+    orphan gets process 1 as its parent.  L{None}: it could.
+    """
+    if os.getpid() == 1:
+        return "castd is process 1 here, and what is in a container ends with that: replace the container"
+    parent, name = os.getppid(), ""
+    if parent == 1:
+        with suppress(OSError):
+            name = _FIRST.read_text().strip()
+    # The parent is outside where a container shares the process namespace of others.
+    if parent == 0 or name in _INITS:
+        return "castd is the first process of this container, which ends with it: replace the container"
+    return None
 
 
 def _refused(why: str) -> Deferred[tuple[str, ...]]:
