@@ -436,6 +436,25 @@ def test_clockAhead(tmp_path: Path, restarts: bool) -> None:
     assert set(machine.names) == {"day"}
 
 
+@pytest.mark.parametrize("wrong", [AHEAD, 0.0], ids=["ahead", "behind"])
+def test_restartsWithoutClock(tmp_path: Path, wrong: float) -> None:
+    """A start is no proof of a clock that was wrong at the start before it, nor when it has been set meanwhile."""
+    machine = TimedMachine(tmp_path / "history.sqlite")
+    for name in ("first", "before"):
+        machine.write(name)
+        machine.passes(eventstore.CLOCK_PROVEN / 2)
+    names: list[str | None] = ["first", "before"]
+    for clock in (wrong, RIGHT + 86400.0):
+        machine.wall = clock
+        for number in range(3):
+            machine.kept.history.close()
+            machine.start()
+            machine.write(f"{clock} {number}")
+            machine.passes(eventstore.PRUNE_INTERVAL)
+            names.append(f"{clock} {number}")
+        assert machine.names == names
+
+
 def test_clockBehind(tmp_path: Path) -> None:
     """What a start without a clock has dated 1970 is kept as long as what was written before it."""
     machine = TimedMachine(tmp_path / "history.sqlite")

@@ -240,7 +240,7 @@ class Store:
         if prunes:
             self._pruned = now
         with self._database:
-            if prunes and self._clock.isProven(now, self._lastTime):
+            if prunes and self._clock.isProven(now, self._steadyFor):
                 self._removeOld(now)
             # The room that all the entries of a burst would take at once would stay the file's.
             for first in range(0, len(entries), WRITTEN):
@@ -250,10 +250,20 @@ class Store:
         if prunes and self._fileOctets() > SHRUNK_FROM * self._size:
             self._shrink()
 
-    def _lastTime(self) -> float | None:
-        """Return the time of the event that was written last; L{None}: there is none."""
-        found = self._database.execute("SELECT time FROM events ORDER BY id DESC LIMIT 1").fetchone()
-        return None if found is None else found[0]
+    def _steadyFor(self, now: float) -> float:
+        """
+        Return for how many seconds the clock has gone on steadily up to now, by the events; L{CLOCK_PROVEN}, if it is
+        longer, or there are no events from before.
+        """
+        before = "SELECT id, time FROM events WHERE time NOT BETWEEN ? AND ? ORDER BY id DESC LIMIT 1"
+        last = self._database.execute(before, (now - CLOCK_PROVEN, now + CLOCK_CHANGE)).fetchone()
+        if last is None:
+            return CLOCK_PROVEN
+        number, ended = last
+        following = "SELECT time FROM events WHERE id > ? ORDER BY id LIMIT 1"
+        (began,) = self._database.execute(following, (number,)).fetchone() or (now,)
+        # Between two events castd may have been idle, or not have run: that looks like a clock that was set.
+        return CLOCK_PROVEN if abs(began - ended) <= CLOCK_CHANGE else now - began
 
     def _removeOld(self, now: float) -> None:
         """
@@ -262,8 +272,9 @@ class Store:
         the older events that were written after it.
         """
         oldest = now - self._age
-        young = "SELECT coalesce(min(id), ?) FROM events WHERE time BETWEEN ? AND ?"
-        ((first,),) = self._database.execute(young, (_LARGEST_ID, oldest, now))
+        # In the order of the table this ends at the first one.
+        young = "SELECT id FROM events WHERE time BETWEEN ? AND ? ORDER BY id LIMIT 1"
+        (first,) = self._database.execute(young, (oldest, now)).fetchone() or (_LARGEST_ID,)
         last = "SELECT max(id) FROM events WHERE time < ? AND id < ?"
         self._database.execute(f"DELETE FROM events WHERE id <= ({last})", (oldest, first))
 
@@ -350,22 +361,21 @@ class _ProvenClock:
         self._last: tuple[float, float] | None = None
         self._provenAt = float("-inf")
 
-    def isProven(self, now: float, before: Callable[[], float | None]) -> bool:
+    def isProven(self, now: float, steadyFor: Callable[[float], float]) -> bool:
         """
         Return whether it can be trusted.
 
         @param now: the time of day, seconds since 1970.
-        @param before: -> what it was last, before this process; L{None}: not known.
+        @param steadyFor: -> for how many seconds it had gone on steadily when this process has begun.
         """
         instant = self._monotonic()
-        if self._last is not None:
-            time, since = self._last
-            expected: float | None = time + instant - since
+        if self._last is None:
+            self._provenAt = instant + CLOCK_PROVEN - steadyFor(now)
         else:
-            expected = before()
+            before, since = self._last
+            if abs(now - before - (instant - since)) > CLOCK_CHANGE:
+                self._provenAt = instant + CLOCK_PROVEN
         self._last = now, instant
-        if expected is not None and abs(now - expected) > CLOCK_CHANGE:
-            self._provenAt = instant + CLOCK_PROVEN
         return instant >= self._provenAt
 
 
