@@ -376,6 +376,56 @@ def test_theInterfaceOfAGroupIsMadeAnew(ports: Ports, burst: bool) -> None:
     port.stopListening()
 
 
+@pytest.mark.parametrize("burst", [False, True])
+def test_interfaceOfAGroupInAnUpgrade(ports: Ports, burst: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    While two processes send by one socket, a datagram to a group names its interface itself: the other process may
+    choose another one for the socket at any moment.
+    """
+    group, sendFrom, indices = "239.255.77.10", sockets.sendFrom, list[int]()
+
+    def noted(sock: socket.socket, datagram: bytes, address: Peer, host: str, index: int = 0) -> None:
+        indices.append(index)
+        sendFrom(sock, datagram, address, host, index)
+
+    monkeypatch.setattr(sockets, "sendFrom", noted)
+    port, loopback = ports.listen(0, Hearer()), socket.if_nametoindex(devices.deviceOf("127.0.0.1"))
+    here = Local("127.0.0.1", port.getHost().port)
+
+    def received(by: socket.socket) -> list[int]:
+        indices.clear()
+        port.chooseGroup(1, "127.0.0.1", True, False)
+        if burst:
+            port.writeBurst(b"data", 4, by.getsockname(), here)
+        else:
+            port.writeFrom(b"data", by.getsockname(), here)
+        assert by.recv(100) == b"data"
+        return list(indices)
+
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
+    ):
+        member.bind((group, 0))
+        joined = socket.inet_aton(group) + socket.inet_aton("127.0.0.1")
+        member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, joined)
+        client.bind(("127.0.0.1", 0))
+        for each in (member, client):
+            each.settimeout(2)
+        assert received(member) == [0]
+        for change in (lambda: port.pause(True), lambda: port.resume(False)):
+            change()
+            assert received(member) == [loopback]
+            # An answer to one machine goes the way that the system knows.
+            assert received(client) == [0]
+        # The interface was made anew meanwhile.
+        port._indices["127.0.0.1"] = 1 << 30
+        assert received(member) == [1 << 30, loopback]
+        port.resume(True)
+        assert received(member) == [0]
+    port.stopListening()
+
+
 def test_groupsOfOnePort(ports: Ports) -> None:
     """
     The casts of a request port prepare it each for its own group, also when another process has sent by its socket.

@@ -284,6 +284,10 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
         """As L{UnconnectedPort.__init__}."""
         self.paused = False
         self._alone = True
+        # While another process may choose another interface for the socket, each datagram to a group names its own one:
+        # index of the one that was chosen last (0: the socket's), and those of addresses that are known.
+        self._groupIndex = 0
+        self._indices: dict[str, int] = {}
         self._probes: list[Deferred[None]] = []
         super().__init__(ports, sock, protocol, mtu, closeSocket)
 
@@ -327,7 +331,7 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
 
     def resume(self, alone: bool) -> None:
         # Another process may have set options for its groups.
-        self._alone, self._groupOptions = alone, None
+        self._alone, self._groupOptions, self._groupIndex = alone, None, 0
         self._segments.reset(alone)
         if self.paused:
             self.paused = False
@@ -352,6 +356,27 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
         self._groupOptions = None  # some may be set, and then one refused
         sockets.setGroupOptions(self._socket, *options)
         self._groupOptions = options
+        self._groupIndex = 0 if self._alone else self._indexOf(interface)
+
+    def _indexOf(self, interface: str) -> int:
+        """Return the index of the interface with this address; 0: unknown."""
+        found = self._indices.get(interface)
+        if found is None:
+            found = self._indices[interface] = self._ports.interfaces.indexOf(interface)
+        return found
+
+    def _hasInterfaceAgain(self, error: OSError) -> bool:
+        self._indices.clear()
+        found = super()._hasInterfaceAgain(error)
+        if found and self._groupIndex and self._groupOptions is not None:
+            self._groupIndex = self._indexOf(self._groupOptions[1])
+        return found
+
+    def _trySendTo(self, datagram: Octets, address: Peer | None, host: str | None) -> None:
+        if self._groupIndex and host is not None and address is not None and _isGroup(address[0]):
+            sockets.sendFrom(self._socket, datagram, address, host, self._groupIndex)
+        else:
+            super()._trySendTo(datagram, address, host)
 
     def admitReceivers(self) -> None:
         if self._wildcard:
@@ -381,6 +406,12 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
     def stopListening(self) -> None:
         super().stopListening()
         self._answerProbes()
+
+
+def _isGroup(host: str) -> bool:
+    """Return whether an address is that of a group of IPv4 (RFC 5771)."""
+    first = host.partition(".")[0]
+    return first.isdecimal() and 224 <= int(first) <= 239
 
 
 @implementer(IPorts)

@@ -400,15 +400,16 @@ def receiveFrom(sock: socket.socket, interfaces: Interfaces, port: int) -> tuple
     return datagram, peer, Local(sock.getsockname()[0], port)
 
 
-def sendFrom(sock: socket.socket, datagram: Octets, address: Peer, host: str) -> None:
+def sendFrom(sock: socket.socket, datagram: Octets, address: Peer, host: str, index: int = 0) -> None:
     """
     Send one datagram from one of the local addresses.
 
     @param host: the address to send from.
+    @param index: index of the interface to send by, in IPv4; 0: the system, or the socket's option for groups, chooses.
     @raise OSError: as C{sendmsg}.
     """
     if sock.family == socket.AF_INET:
-        info = devices.PKTINFO.pack(0, socket.inet_aton(host), b"\0" * 4)
+        info = devices.PKTINFO.pack(index, socket.inet_aton(host), b"\0" * 4)
         sock.sendmsg([datagram], [(socket.IPPROTO_IP, _IP_PKTINFO, info)], 0, address)
     else:
         plain = host.partition("%")[0]
