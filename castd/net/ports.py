@@ -365,12 +365,11 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
             found = self._indices[interface] = self._ports.interfaces.indexOf(interface)
         return found
 
-    def _hasInterfaceAgain(self, error: OSError) -> bool:
+    def _chooseInterfaceAgain(self) -> None:
+        super()._chooseInterfaceAgain()
         self._indices.clear()
-        found = super()._hasInterfaceAgain(error)
-        if found and self._groupIndex and self._groupOptions is not None:
+        if self._groupIndex and self._groupOptions is not None:
             self._groupIndex = self._indexOf(self._groupOptions[1])
-        return found
 
     def _trySendTo(self, datagram: Octets, address: Peer | None, host: str | None) -> None:
         if self._groupIndex and host is not None and address is not None and _isGroup(address[0]):
