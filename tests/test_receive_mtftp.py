@@ -14,7 +14,7 @@ from castd.client.report import Report
 from castd.client.schemes import mtftpGroup
 from castd.client.urls import UrlError, parseUrl
 from castd.errors import ContentChanged, WireError
-from castd.outcomes import ABORTED, DONE, SILENT
+from castd.outcomes import ABORTED, DONE, SILENT, UNHEARD
 from castd.packets.tftp import buildAck, buildError
 from castd.receive.mtftp import GROUP, MtftpDownload
 from castd.testing import Network, ReceivedFile, pattern
@@ -101,7 +101,29 @@ def test_silence() -> None:
         now = due
         said += [(now, datagram) for datagram in download.poll(now)]
     assert said == [(1.5, ack(1)), (3.5, ack(1)), (7.5, R), (11.5, R)]
-    assert (now, download.outcome, download.repeats) == (12.5, SILENT, 4)
+    assert (now, download.outcome, download.repeats) == (12.5, UNHEARD, 4)
+
+
+def test_onlyTheGroupIsSilent() -> None:
+    """A block that comes to it alone again and again does not put off the end of a client that hears no group."""
+    download = begun(12.0)
+    download.receive(block(1), 0.5)
+    now = 0.5
+    while download.outcome is None:
+        now += 0.5
+        download.receive(block(1), now)
+        download.poll(now)
+    assert (now, download.outcome) == (12.5, UNHEARD)
+
+
+def test_nothingNew() -> None:
+    """Blocks of the group put the end off, though it has them all: its server sends them for others first."""
+    download = begun(12.0)
+    for now in range(1, 40):
+        download.receiveFromGroup(block(2), SOURCE, float(now))
+        download.poll(float(now))
+    assert download.outcome is None
+    assert (download.poll(51.0), download.outcome) == ([], SILENT)
 
 
 def test_strangers() -> None:

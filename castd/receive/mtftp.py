@@ -17,7 +17,7 @@ from castd.outcomes import ABORTED
 from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Data, Error, TftpRequest, buildAck, buildRequest, parse
 from castd.receive.base import OffsetBlock
-from castd.receive.passive import PassiveReceiver
+from castd.receive.passive import REMINDER, PassiveReceiver
 from castd.request import Peer
 
 #: The default group of files: the only one that iPXE listens to.
@@ -54,6 +54,9 @@ class MtftpDownload(PassiveReceiver):
         """
         Receive a datagram sent to this client alone: a block makes it the master, an ERROR refuses its request.
 
+        A block that it has is no sign that the group is heard, so it does not put off the end of a client that hears
+        nothing of the group.
+
         @return: (the block if it is new, the ACK if one is due).
         @raise WireError: the datagram is neither a block nor an ERROR.
         @raise ContentChanged: the block is of another file.
@@ -68,7 +71,7 @@ class MtftpDownload(PassiveReceiver):
             self.error, self.outcome = packet, ABORTED
             return None, []
         self._master = isinstance(packet, Data) or self._master
-        return self._receiveBlock(packet, now)
+        return self._receiveBlock(packet, now, True)
 
     def receiveFromGroup(self, datagram: bytes, peer: Peer, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
         """
@@ -82,16 +85,19 @@ class MtftpDownload(PassiveReceiver):
         if not isinstance(packet, Data) or peer[:2] != (self._source or peer)[:2]:
             raise WireError("not a block of our sender")
         self._source = peer
-        return self._receiveBlock(packet, now)
+        return self._receiveBlock(packet, now, False)
 
-    def _receiveBlock(self, packet: object, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
+    def _receiveBlock(self, packet: object, now: float, alone: bool) -> tuple[OffsetBlock | None, list[bytes]]:
         if not isinstance(packet, Data) or not packet.number or len(packet.payload) > BLKSIZE:
             raise WireError("not a block of MTFTP")
         number, short = packet.number, len(packet.payload) < BLKSIZE
         if self._last is not None and (number > self._last or short != (number == self._last)):
             raise ContentChanged(why="the server has begun to send another file")
         self._unanswered = 0
-        self._serverHeard(now)
+        if self._have[number] and alone:
+            self._scheduleReminder(now, REMINDER)
+        else:
+            self._serverHeard(now)
         if self._have[number]:
             return None, self._ackIfDue(now, number)
         self._have[number] = 1
@@ -125,6 +131,10 @@ class MtftpDownload(PassiveReceiver):
         """
         self._dally(now)
         return self._ack(now) if self._master else []
+
+    @property
+    def _groupUnheard(self) -> bool:
+        return self.blocks > 0 and self._source is None
 
     def _reminder(self, now: float) -> list[bytes]:
         """Return the ACK of a master, for a few times, then the request."""

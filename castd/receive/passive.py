@@ -7,7 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from castd.cast.policy import RetransmitPolicy
-from castd.outcomes import DONE, SILENT
+from castd.outcomes import DONE, SILENT, UNHEARD
 from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Error
 from castd.request import Peer
@@ -44,14 +44,17 @@ class PassiveReceiver(ABC):
         self._dallyUntil: float | None = None
 
     def poll(self, now: float) -> list[bytes]:
-        """Return the reminder that is due after a silence.  Sets C{outcome} when the server was silent for too long."""
+        """
+        Return the reminder that is due after a silence.  Sets C{outcome} when the server was silent for too long:
+        L{UNHEARD} if only its group was.
+        """
         if self._dallyUntil is not None:
             self.outcome = DONE if now >= self._dallyUntil else None
             return []
         if self.outcome is not None or self.complete:
             return []
         if now >= self._heardAt + self._silence:
-            self.outcome = SILENT
+            self.outcome = UNHEARD if self._groupUnheard else SILENT
             return self._farewell()
         if now < self._reminderAt:
             return []
@@ -71,6 +74,11 @@ class PassiveReceiver(ABC):
         """Leave the group, as everything is stored, and go on answering for L{DALLY} seconds."""
         self.group = None
         self._dallyUntil = now + DALLY
+
+    @property
+    @abstractmethod
+    def _groupUnheard(self) -> bool:
+        """Whether the server has answered this client alone, and nothing has come from its group."""
 
     @abstractmethod
     def _reminder(self, now: float) -> list[bytes]:

@@ -13,7 +13,6 @@ from zope.interface import implementer
 from castd.cast.policy import RetransmitPolicy
 from castd.errors import ContentChanged, WireError
 from castd.interfaces import IGroupTransferHalf
-from castd.outcomes import SILENT, UNHEARD
 from castd.packets import slam
 from castd.packets.options import AgreedOptions
 from castd.receive.base import OffsetBlock
@@ -48,15 +47,9 @@ class SlamDownload(PassiveReceiver):
         self._serverHeard(now)
         return [slam.FIRST_LIST]
 
-    def poll(self, now: float) -> list[bytes]:
-        """
-        Return the list that is due.  Sets C{outcome} at the end: L{UNHEARD} if the server has asked, but no block has
-        come.
-        """
-        datagrams = super().poll(now)
-        if self.outcome == SILENT and self._asked and not self.blocks:
-            self.outcome = UNHEARD
-        return datagrams
+    @property
+    def _groupUnheard(self) -> bool:
+        return self._asked and not self.blocks
 
     def _serverHeard(self, now: float) -> None:
         """Restart the timer of the server's silence; as long as it has not asked, it may not know of this client."""
