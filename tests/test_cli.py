@@ -720,6 +720,24 @@ def test_readByItself(folder: Path, monkeypatch: pytest.MonkeyPatch, words: tupl
     )
 
 
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("serve", "../good.yaml"), 78),
+        (("serve", "."), 2),
+        (("check", "../good.yaml"), 1),
+        (("doctor", "../good.yaml"), 1),
+    ],
+)
+def test_noWorkingDirectory(folder: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], status: int) -> None:
+    """A relative path where the working directory was removed is a fault that says so."""
+    (folder / "gone").mkdir()
+    monkeypatch.chdir(folder / "gone")
+    (folder / "gone").rmdir()
+    said = castd(*words)
+    assert (said.exit_code, "the working directory was removed" in said.output) == (status, True), said.output
+
+
 def test_checkIdlePorts(folder: Path) -> None:
     """A range of ports beside single-port is a warning: none of them is ever used."""
     options = "port: 6969, interface: 127.0.0.1, single-port: true, windowsize: 1, ports: 7000-7999"

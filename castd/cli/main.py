@@ -40,7 +40,7 @@ from castd.cli.record import record
 from castd.cli.status import status
 from castd.cli.transfer import ICommandReactor, get, put
 from castd.config import yaml
-from castd.config.config import examine
+from castd.config.config import NO_WORKING_DIRECTORY, examine
 from castd.config.plugin import Collected, collect
 from castd.config.schema import rows, serviceFileSchema
 from castd.config.warnings import warningsOf
@@ -145,6 +145,8 @@ def _folderServiceFile(folder: Path, port: int | None, listen: tuple[str, ...], 
         return serviceFile(folder.absolute(), port, list(dict.fromkeys(addresses)), writable)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
+    except FileNotFoundError:
+        raise click.UsageError(f"{folder}: {NO_WORKING_DIRECTORY}") from None
 
 
 def _serve(config: Path, unprivileged: UnprivilegedUser | None) -> None:

@@ -28,6 +28,8 @@ from castd.profiles.options import ProfilesOptions
 
 #: The version of the service file's schema.
 SCHEMA = "1"
+#: The fault of a relative path where the working directory was removed.
+NO_WORKING_DIRECTORY = "the working directory was removed: change to another, or give the whole path"
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -237,9 +239,13 @@ def examine(tree: Tree, file: Path, kinds: Kinds) -> Config:
     looked at further, so that all faults are found at once.
 
     @return: what could be read; the faults are in the tree.
-    @raise ConfigError: the file is no mapping of sections.
+    @raise ConfigError: the file is no mapping of sections; or its path is relative, and to nothing.
     """
-    reader = _Reader(tree, file.absolute().parent)
+    try:
+        folder = file.absolute().parent
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: {NO_WORKING_DIRECTORY}") from None
+    reader = _Reader(tree, folder)
     top = reader.sections()
     machines = reader.section("machines", top, MachinesOptions)
     config = Config(
