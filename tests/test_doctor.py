@@ -94,6 +94,15 @@ def test_heldPort(tmp_path: Path) -> None:
     assert what == "UDP 10.0.0.5:69 (tftp) is held by dnsmasq (pid 812)"
 
 
+def test_noTableOfSockets(tmp_path: Path) -> None:
+    """Where the kernel's tables are not to be seen, no port is called free."""
+    machine = FakeMachine()
+    del machine.texts["/proc/net/udp"]
+    assert findings(lookAtPorts, subject(tmp_path, tftp=TFTP), machine, "fine") == []
+    (what,) = findings(lookAtPorts, subject(tmp_path, tftp=TFTP), machine, "not known")
+    assert what == "which ports are free: /proc/net/udp cannot be read"
+
+
 def test_unseenHolder(tmp_path: Path) -> None:
     """A holder that this user may not see is a problem, too, with the user it belongs to."""
     machine = FakeMachine()

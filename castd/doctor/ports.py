@@ -89,6 +89,9 @@ def lookAtPorts(subject: Subject, machine: IMachine) -> Iterator[Finding]:
     for host, name in gone.items():
         cure = "wait for the network (After=network-online.target), or mend the address"
         yield Finding("problem", f"{name}: no interface has the address {host}", cure)
+    if machine.text("/proc/net/udp") is None:
+        yield Finding("not known", "which ports are free: /proc/net/udp cannot be read", "mount /proc")
+        return
     for want, sockets in wanted.items():
         if not sockets and want.host in gone:
             continue

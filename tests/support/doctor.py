@@ -63,6 +63,7 @@ class FakeMachine:
             "/sys/class/net/lo/mtu": "65536\n",
             "/proc/self/limits": "Max open files            1024                 524288               files\n",
             "/proc/self/status": "Name:\tpython\nCapEff:\t0000000000000000\n",
+            "/proc/net/udp": HEADING + "\n",
             "/proc/net/route": "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n"
             "eth0 0000000A 00000000 0001 0 0 0 00FFFFFF 0 0 0\n",
             **self.texts,
