@@ -426,6 +426,18 @@ def test_interfaceOfAGroupInAnUpgrade(ports: Ports, burst: bool, monkeypatch: py
     port.stopListening()
 
 
+def test_interfacesComeAndGo() -> None:
+    """What is known of interfaces is bounded: each that is made anew has another index, over years."""
+    known = devices.Interfaces()
+    loopback = socket.if_nametoindex(devices.deviceOf("127.0.0.1"))
+    expected = known.lookup(loopback)
+    for index in range(1_000_000, 1_000_000 + 2 * known._MOST_KEPT):
+        known.lookup(index)
+        known.local(devices.PKTINFO.pack(index, b"\x7f\0\0\1", b"\x7f\0\0\1"), 69)
+    assert max(len(known._known), len(known._locals)) <= known._MOST_KEPT
+    assert known.lookup(loopback) == expected
+
+
 def test_groupsOfOnePort(ports: Ports) -> None:
     """
     The casts of a request port prepare it each for its own group, also when another process has sent by its socket.

@@ -120,8 +120,9 @@ class Interfaces:
     _SIOCGIFMTU: Final = 0x8921
     #: Seconds for which a result is cached.
     _FRESH: Final = 10.0
-    #: The most local addresses that are kept; 127.0.0.0/8 alone has 16 million.
-    _MOST_LOCALS: Final = 256
+    #: The most local addresses that are kept, and the most interfaces: 127.0.0.0/8 alone has 16 million addresses, and
+    #: each interface that is made anew, as for a container, has another index.
+    _MOST_KEPT: Final = 256
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, routes: str = "/proc/net/route") -> None:
         self._clock = clock
@@ -145,7 +146,7 @@ class Interfaces:
             # It arrived before IP_PKTINFO was set, as a supervisor has bound the socket: only the address in its header
             # is known.
             ours = asked
-        if len(self._locals) >= self._MOST_LOCALS:
+        if len(self._locals) >= self._MOST_KEPT:
             self._locals.clear()
         made = self._locals[info, port] = Local(socket.inet_ntoa(ours), port, index, ours != asked, mtu, networks)
         return made
@@ -163,6 +164,8 @@ class Interfaces:
         now = self._clock()
         found = self._known.get(index)
         if found is None or now - found[0] > self._FRESH:
+            if len(self._known) >= self._MOST_KEPT:
+                self._known.clear()
             found = self._known[index] = (now, *self._query(index))
         return found[1], found[2]
 
