@@ -30,6 +30,8 @@ _RASPBERRY = [
 #: How far the keys of a rule keep it from a request: a rule for the same firmware elsewhere is the more likely to be
 #: meant, then one for another firmware; one for iPXE or for a few machines is hardly.
 _FARNESS = {"networks": 1, "arch": 2, "machines": 3, "user-class": 3, "lacks": 3, "ipxe": 3}
+#: Octets of a user class that are shown: a stranger may send as many as fit into a packet.
+_SHOWN = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,23 +112,29 @@ def candidates(rules: Sequence[RuleInForce], request: BootRequest, own: IPv4Addr
 
 def matching(rule: BootRule, request: BootRequest) -> int | None:
     """Return the architecture that makes a rule match a request; L{None}: it does not match."""
-    if misfits(rule, request):
+    if next(misfits(rule, request), None) is not None:
         return None
     return next((each for each in request.machine.architectures if rule.arch is None or each in rule.arch), None)
 
 
-def misfits(rule: BootRule, request: BootRequest) -> list[str]:
-    """Return the keys of a rule that a request does not fit; empty: it matches."""
+def misfits(rule: BootRule, request: BootRequest) -> Iterator[str]:
+    """
+    Return the keys of a rule that a request does not fit; none: it matches.  What takes long to find out comes last, as
+    the first one decides whether the rule matches.
+    """
     machine = request.machine
-    fits = {
-        "ipxe": rule.ipxe in (None, machine.ipxe),
-        "user-class": rule.userClass is None or _hasClass(rule.userClass, machine.userClass),
-        "lacks": not any(pxe.IPXE_FEATURES[word] in machine.features for word in rule.lacks),
-        "machines": rule.machines is None or any(_isMachine(pattern, machine) for pattern in rule.machines),
-        "networks": _isThere(rule, request),
-        "arch": rule.arch is None or any(each in rule.arch for each in machine.architectures),
-    }
-    return [key for key, fit in fits.items() if not fit]
+    if rule.ipxe not in (None, machine.ipxe):
+        yield "ipxe"
+    if rule.arch is not None and not any(each in rule.arch for each in machine.architectures):
+        yield "arch"
+    if rule.userClass is not None and not _hasClass(rule.userClass, machine.userClass):
+        yield "user-class"
+    if any(pxe.IPXE_FEATURES[word] in machine.features for word in rule.lacks):
+        yield "lacks"
+    if rule.machines is not None and not any(_isMachine(pattern, machine) for pattern in rule.machines):
+        yield "machines"
+    if not _isThere(rule, request):
+        yield "networks"
 
 
 def unmatched(rules: Sequence[RuleInForce], request: BootRequest) -> str:
@@ -134,13 +142,13 @@ def unmatched(rules: Sequence[RuleInForce], request: BootRequest) -> str:
     machine = request.machine
     said = {
         "ipxe": "it is iPXE" if machine.ipxe else "it is not iPXE",
-        "user-class": f"it says {machine.userClass!r}" if machine.userClass else "it has none",
+        "user-class": f"it says {machine.userClass[:_SHOWN]!r}" if machine.userClass else "it has none",
         "lacks": "it has such a feature",
         "machines": f"it is {machine.address}",
         "networks": request.place,
         "arch": f"it is {pxe.architectureName(machine.architectures[0])}",
     }
-    found = [(misfits(each.rule, request), each.number) for each in rules]
+    found = [(list(misfits(each.rule, request)), each.number) for each in rules]
     keys, number = min(found, key=lambda each: sum(_FARNESS[key] for key in each[0]))
     if not keys:
         return f"rule {number} matches, and has no file that it can be told"

@@ -297,8 +297,7 @@ class ProxyDhcp:
         """Serve a request now, or as soon as the limits allow it; not at all if they do not."""
         found = tuple(candidates(self._rules, request, self._own))
         if not found:
-            told = unmatched(self._rules, request)
-            self._silent(Silence(RULE, told), request.machine.address, _architecture(request))
+            self._unmatched(request, now)
             return
         wait = None
         if self._memory.limits.machineMay(*request.source, now):
@@ -417,17 +416,31 @@ class ProxyDhcp:
 
     def _silent(self, silence: Silence, machine: str, arch: str = "") -> None:
         """Count a request that is not answered; write a line, once a minute, where an operator can do something."""
+        self._countSilent(silence.reason, machine)
+        now, about = self._site.reactor.seconds(), silence.name or silence.told
+        if silence.told and self._memory.missing.begin((machine, about), now, TELL_MISSING):
+            self._tellSilent(silence, machine, arch)
+
+    def _unmatched(self, request: BootRequest, now: float) -> None:
+        """
+        As L{_silent}, where no rule is for a request.  Which one comes nearest depends on all that the machine says,
+        and is looked for only where there is to be a line.
+        """
+        machine = request.machine.address
+        self._countSilent(RULE, machine)
+        if self._memory.missing.begin((machine, RULE), now, TELL_MISSING):
+            self._tellSilent(Silence(RULE, unmatched(self._rules, request)), machine, _architecture(request))
+
+    def _countSilent(self, reason: str, machine: str) -> None:
         form = "{transport}: {machine} is not answered: {reason}"
-        _log.debug(form, event="pxe-silent", transport=self.name, machine=machine, reason=silence.reason)
-        now = self._site.reactor.seconds()
-        # What is told of rules depends on what the machine says: not every word of it is a line.
-        what = silence.reason if silence.reason == RULE else silence.told
-        if silence.told and self._memory.missing.begin((machine, silence.name or what), now, TELL_MISSING):
-            about = f"{names.printable(silence.name)}: " if silence.name else ""
-            told = {"transport": self.name, "machine": machine, "name": silence.name or None, "told": silence.told}
-            facts = Facts("unanswered", name=silence.name, why=silence.told, reason=silence.reason, arch=arch)
-            verdict = verdictFields(facts)
-            _log.info("{machine} is not answered: {about}{told}", event="unanswered", about=about, **told, **verdict)
+        _log.debug(form, event="pxe-silent", transport=self.name, machine=machine, reason=reason)
+
+    def _tellSilent(self, silence: Silence, machine: str, arch: str) -> None:
+        about = f"{names.printable(silence.name)}: " if silence.name else ""
+        told = {"transport": self.name, "machine": machine, "name": silence.name or None, "told": silence.told}
+        facts = Facts("unanswered", name=silence.name, why=silence.told, reason=silence.reason, arch=arch)
+        verdict = verdictFields(facts)
+        _log.info("{machine} is not answered: {about}{told}", event="unanswered", about=about, **told, **verdict)
 
     # Who fetches what he was told.
 
