@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import random
 import select
 import socket
@@ -423,6 +424,33 @@ def test_interfaceOfAGroupInAnUpgrade(ports: Ports, burst: bool, monkeypatch: py
         assert received(member) == [1 << 30, loopback]
         port.resume(True)
         assert received(member) == [0]
+    port.stopListening()
+
+
+class RefusingSocket:
+    """The socket of a port, whose every send fails."""
+
+    def __init__(self, sock: socket.socket, error: int) -> None:
+        self._sock, self._error = sock, error
+        self.tries = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sock, name)
+
+    def sendto(self, *_: object) -> None:
+        self.tries += 1
+        raise OSError(self._error, os.strerror(self._error))
+
+
+@pytest.mark.parametrize(("error", "tries"), [(errno.ENOBUFS, 1), (errno.ENOMEM, 1), (errno.ECONNREFUSED, 2)])
+def test_whatIsTriedAgain(ports: Ports, monkeypatch: pytest.MonkeyPatch, error: int, tries: int) -> None:
+    """A send that an earlier error may have stopped is tried once more at once; a full queue gets time to empty."""
+    port = ports.listen(0, Hearer())
+    refusing = RefusingSocket(port._socket, error)
+    monkeypatch.setattr(port, "_socket", refusing)
+    with pytest.raises(OSError, match=os.strerror(error)):
+        port.write(b"data", ("127.0.0.1", 7))
+    assert refusing.tries == tries
     port.stopListening()
 
 

@@ -32,6 +32,7 @@ from castd.interfaces import (
     Octets,
 )
 from castd.net import devices, sockets
+from castd.net.backoff import isFull
 from castd.net.device_watch import DeviceWatch
 from castd.net.epoll import EpollSet
 from castd.net.fdstore import FdStore
@@ -150,9 +151,9 @@ class UnconnectedPort(Generic[P]):
         """
         try:
             self._trySendTo(datagram, address, host)
-        except BlockingIOError:
-            raise
         except OSError as error:
+            if isFull(error):
+                raise
             if error.errno == errno.ENODEV:
                 self._chooseInterfaceAgain()
             # The error may be that of an earlier datagram to another peer; then this datagram was not sent yet.  It is
@@ -323,6 +324,7 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
     def pause(self, shared: bool) -> None:
         if shared:
             self._alone = False
+            self._indices.clear()
             self._segments.reset(False)
         if not self.paused:
             self.paused = True
@@ -332,6 +334,7 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
     def resume(self, alone: bool) -> None:
         # Another process may have set options for its groups.
         self._alone, self._groupOptions, self._groupIndex = alone, None, 0
+        self._indices.clear()
         self._segments.reset(alone)
         if self.paused:
             self.paused = False
@@ -359,9 +362,9 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
         self._groupIndex = 0 if self._alone else self._indexOf(interface)
 
     def _indexOf(self, interface: str) -> int:
-        """Return the index of the interface with this address; 0: unknown."""
-        found = self._indices.get(interface)
-        if found is None:
+        """Return the index of the interface with this address; 0: there is none now."""
+        found = self._indices.get(interface, 0)
+        if not found:
             found = self._indices[interface] = self._ports.interfaces.indexOf(interface)
         return found
 
@@ -372,7 +375,7 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
             self._groupIndex = self._indexOf(self._groupOptions[1])
 
     def _trySendTo(self, datagram: Octets, address: Peer | None, host: str | None) -> None:
-        if self._groupIndex and host is not None and address is not None and _isGroup(address[0]):
+        if self._groupIndex and host is not None and address is not None and devices.isShared(address[0]):
             sockets.sendFrom(self._socket, datagram, address, host, self._groupIndex)
         else:
             super()._trySendTo(datagram, address, host)
@@ -405,12 +408,6 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
     def stopListening(self) -> None:
         super().stopListening()
         self._answerProbes()
-
-
-def _isGroup(host: str) -> bool:
-    """Return whether an address is that of a group of IPv4 (RFC 5771)."""
-    first = host.partition(".")[0]
-    return first.isdecimal() and 224 <= int(first) <= 239
 
 
 @implementer(IPorts)
