@@ -204,6 +204,11 @@ def test_openedByAReload(collected: Collected, tmp_path: Path, monkeypatch: pyte
         case.start()
         assert result(case.server.reread()) == ()
         assert case.server.unready() is None
+        # The new file needs it.
+        monkeypatch.setattr(module, "ServicePort", ServicePort)
+        (fault,) = result(case.server.reread())
+        assert "*:7 is taken" in fault
+        monkeypatch.setattr(module, "ServicePort", partial(ServicePort, required=False))
         other.port.stopListening()
         RecordingClient(case.host, 71)
         case.write(ECHO + "  tftp: {port: 71}\n")

@@ -95,7 +95,7 @@ class ListeningAddress(Service):
 
     def announce(self) -> None:
         """
-        Log that the port listens, or why the server goes on without it; once, and once more if the port is open later.
+        Log that the port listens, or why the server goes on without it; once, and once more if that has changed.
         It is called when the whole start has succeeded, or the whole reload: until then the port may be closed again.
         """
         if self._announced:
@@ -108,26 +108,28 @@ class ListeningAddress(Service):
         for entry in self.entries:
             _log.info("{transport} listens at {address}", event="listening", transport=entry.name, address=self.address)
 
-    def bind(self) -> None:
+    def bind(self, wanted: ListeningAddress | None = None) -> None:
         """
         Bind the port.
 
+        @param wanted: what a new service file has at this address; L{None}: what is served here.
         @raise Unavailable: the port cannot be bound; the text says where the service file asks for it, and why.
         """
+        wanted = wanted or self
         interface, number = self.bindAddress
+        before, self._unopened = self._unopened, ""
         try:
             self.port = self.site.ports.listen(number, self.transport, interface=interface)
         except CannotListenError as error:
-            entry, why = self.entries[0], error.socketError
+            entry, why = wanted.entries[0], error.socketError
             reason = _REASONS.get(getattr(why, "errno", 0), f"not to be had: {why}")
-            if self.remedy and getattr(why, "errno", 0) == errno.EADDRINUSE:
-                reason += f"; {self.remedy}"
-            if self.required:
-                raise Unavailable(f"{entry.tree.where(entry.route)}: {self.address} is {reason}") from None
+            if wanted.remedy and getattr(why, "errno", 0) == errno.EADDRINUSE:
+                reason += f"; {wanted.remedy}"
             self._unopened = reason
-        else:
-            self._announced = self._announced and not self._unopened
-            self._unopened = ""
+            if wanted.required:
+                raise Unavailable(f"{entry.tree.where(entry.route)}: {self.address} is {reason}") from None
+        # What has changed since it was announced is announced again.
+        self._announced = self._announced and self._unopened == before
 
     def unbind(self) -> None:
         """Close the port at once; L{bind} can open it again.  That a plugin fails to hear of its end is logged."""

@@ -51,7 +51,7 @@ class PortChange:
             _checkSameType(address, wanted)
         # One that is served now may have no port, as another program had it, and it is not required.
         if address.port is None:
-            address.bind()
+            address.bind(wanted)
             undo.callback(address.unbind)
 
     def _unbindConflicting(self, bindAddress: tuple[str, int], wanted: ListeningAddress, undo: ExitStack) -> None:
