@@ -483,6 +483,19 @@ def test_clockBehindAndFull(tmp_path: Path) -> None:
     assert "1970" in machine.names
 
 
+def test_stoppedEachNight(tmp_path: Path) -> None:
+    """A machine that runs for a few hours a day keeps no more than the age: a stop is no clock that was set."""
+    machine = TimedMachine(tmp_path / "history.sqlite", age=7 * 86400.0)
+    for day in range(30):
+        machine.write(f"morning {day}")
+        machine.passes(5 * 3600)
+        machine.write(f"evening {day}")
+        machine.kept.history.close()
+        machine.wall += 19 * 3600 - 2
+        machine.start()
+    assert machine.names == [f"{part} {day}" for day in range(22, 30) for part in ("morning", "evening")][1:]
+
+
 def test_longStop(tmp_path: Path) -> None:
     """After a stop for months the clock may be right or not; what is too old is removed when it has gone on."""
     machine = TimedMachine(tmp_path / "history.sqlite")

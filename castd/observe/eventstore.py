@@ -262,8 +262,9 @@ class Store:
         number, ended = last
         following = "SELECT time FROM events WHERE id > ? ORDER BY id LIMIT 1"
         (began,) = self._database.execute(following, (number,)).fetchone() or (now,)
-        # Between two events castd may have been idle, or not have run: that looks like a clock that was set.
-        return CLOCK_PROVEN if abs(began - ended) <= CLOCK_CHANGE else now - began
+        # Between two events castd may have been idle, or not have run, each night perhaps: that looks like a clock that
+        # was set ahead.  One that is ahead by less than the age of events cannot remove all of them.
+        return CLOCK_PROVEN if -CLOCK_CHANGE <= began - ended < self._age else now - began
 
     def _removeOld(self, now: float) -> None:
         """
