@@ -153,6 +153,15 @@ def test_dhcpServersPort(tmp_path: Path, fails: int, relays: bool, told: str) ->
     assert not any("67" in each.what for each in lookAtPorts(subject(tmp_path, tftp=TFTP, proxydhcp=none), machine))
 
 
+def test_dhcpServerOfAnother(tmp_path: Path) -> None:
+    """Whoever may not see the processes of others is told of their DHCP server as well."""
+    machine = FakeMachine(unshared=errno.EACCES)
+    machine.bind("udp", "00000000:0043", 4711)
+    about = subject(tmp_path, tftp=TFTP, proxydhcp={"interface": "10.0.0.5", "rules": [{"boot": "a"}]})
+    (what,) = [each for each in findings(lookAtPorts, about, machine, "not known") if "67" in each]
+    assert what == "proxydhcp: whether a program that cannot be seen shares UDP 67: Permission denied"
+
+
 def test_firstProcess(tmp_path: Path) -> None:
     """In a container the first process may be a server of its own, and no service manager."""
     machine = FakeMachine(processes=[(1, "/usr/sbin/dnsmasq", (4711,))])
@@ -411,6 +420,9 @@ def test_wayToRelays(tmp_path: Path) -> None:
     ]
     everybody = subject(tmp_path, tftp=TFTP, proxydhcp={**rules, "clients": "any"})
     assert findings(lookAtRoutes, everybody, FakeMachine(unroutable=("0.0.0.1",)), "problem") == []
+    # That no interface has the address is said of the ports, and routes are no cure.
+    gone = FakeMachine(devices={"127.0.0.1": "lo"}, unroutable=("10.20.0.1",))
+    assert not any("no route" in each for each in findings(lookAtRoutes, about, gone, "problem"))
 
 
 def test_groups(tmp_path: Path) -> None:

@@ -555,7 +555,7 @@ def test_cannot(case: Callable[..., Case]) -> None:
     ("pid", "parent", "first", "why"),
     [
         (1, 0, "castd", "castd is process 1 here"),
-        (7, 0, "pause", "castd is the first process of this container"),
+        (7, 0, "pause", "castd was started from outside this container"),
         (7, 1, "docker-init", "castd is the first process of this container"),
         (7, 1, "systemd", None),
         (7, 1, None, None),

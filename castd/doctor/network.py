@@ -4,6 +4,7 @@ Checks the ways to the machines: interfaces and their MTU, routes and TTL of the
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
@@ -121,6 +122,8 @@ def _unreachable(subject: Subject, machine: IMachine) -> Iterator[Finding]:
             try:
                 machine.source(str(first), entry.options.interface)
             except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL:
+                    return  # no interface has the address, and lookAtPorts says so
                 what = f"{entry.name}: no route to {network}, in clients ({error.strerror})"
                 yield Finding("problem", what, f"ip route add {network} via ROUTER")
 

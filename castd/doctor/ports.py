@@ -109,10 +109,12 @@ def _sharingFindings(want: WantedPort, machine: IMachine) -> Iterator[Finding]:
     """Find out whether the broadcasts to a port can be heard beside the DHCP server of this machine that has it."""
     bound = [each for each in boundSockets(machine) if (each.kind, each.port) == (want.kind, want.port)]
     known = holders(machine, {each.inode for each in bound})
-    others = sorted({who for each in bound for who in known[each.inode] if not who.isCastd and not who.isSystemd})
+    others = {str(who) for each in bound for who in known[each.inode] if not who.isCastd and not who.isSystemd}
+    if not all(known[each.inode] for each in bound):
+        others.add("a program that cannot be seen")
     if not others:
         return
-    who = ", ".join(map(str, others))
+    who = ", ".join(sorted(others))
     failed = machine.bindFails(f"{devices.BROADCAST}%{want.host}", want.port)
     if failed == errno.EADDRINUSE:
         cure = "have that program share it (dnsmasq: bind-interfaces), or port-67: false with option 60 from it"

@@ -238,10 +238,13 @@ def _environment(unit: Iterable[Place], machine: OldMachine, draft: Draft) -> di
             given = (word.text.partition("=") for word in split(value, place))
             own.update({name: (text, place) for name, _, text in given})
         elif key == "EnvironmentFile" and value:
+            file = value.removeprefix("-")
             try:
-                files.update(assignments(machine.text(value.removeprefix("-")), value.removeprefix("-"), draft))
+                files.update(assignments(machine.text(file), file, draft))
             except ConfigError as error:
-                draft.lose(place, str(error), "copy it as well, and try again")
+                # One with a hyphen need not be there.
+                note = draft.lose if file == value else draft.tell
+                note(place, str(error), "copy it as well, and try again")
     return own | files
 
 

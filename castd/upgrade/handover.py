@@ -110,9 +110,12 @@ def whyNever() -> str | None:
     if parent == 1:
         with suppress(OSError):
             name = _FIRST.read_text().strip()
-    # The parent is outside where a container shares the process namespace of others.
-    if parent == 0 or name in _INITS:
+    if name in _INITS:
         return "castd is the first process of this container, which ends with it: replace the container"
+    # The parent is outside: of the first process of a container that shares the process namespace of others, and of one
+    # that "docker exec" has started.
+    if parent == 0:
+        return "castd was started from outside this container, which may end with it: replace the container"
     return None
 
 

@@ -109,6 +109,8 @@ class FakeMachine:
         return self.unshared
 
     def source(self, host: str, interface: str) -> str:
+        if interface and interface not in self.devices:
+            raise OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
         if host in self.unroutable:
             raise OSError(101, "Network is unreachable")
         return interface or "10.0.0.5"
