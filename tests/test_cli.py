@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -514,29 +513,15 @@ def test_checkTaken(folder: Path) -> None:
 
 
 @pytest.mark.loopback
-def test_checkTakenByOthers(folder: Path) -> None:
-    """So is one of a service, whatever this user may bind; one that nobody has is not."""
-    file = folder / "x.yaml"
-    transports = "{tftp: {port: 69, interface: 127.0.0.1}, proxydhcp: {interface: 127.0.0.1, rules: [{boot: x}]}}"
-    file.write_text(f"{GOOD}transports: {transports}\n")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
-        with suppress(OSError):
-            # Or another program has it.
-            other.bind(("127.0.0.1", 4011))
-        said = castd("check", file)
-    told = f"warning: {file}:4: transports.proxydhcp: port 4011 is taken now, by a castd that runs"
-    assert told in said.stderr
-
-
-@pytest.mark.loopback
-def test_checkTriesServicePorts() -> None:
+def test_checkTriesServicePorts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A port of a service is tried at its address; a group is not joined for that."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
         other.bind(("127.0.0.1", 0))
         port = other.getsockname()[1]
         assert check._whyNoPort(ServicePort("127.0.0.1", port))
-        assert not check._whyNoPort(ServicePort("239.255.66.1%127.0.0.1", port))
     assert not check._whyNoPort(ServicePort("127.0.0.1", port))
+    monkeypatch.delattr(check, "bindSocket")
+    assert not check._whyNoPort(ServicePort("239.255.66.1%127.0.0.1", port))
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ class Checker:
             if not any(_meets(network, each.rule.networks) for each in self.rules):
                 yield f"clients: no rule is for machines in {network}: networks: of each rule leaves them out"
             if direct and not _meets(network, self._reached):
-                yield f"clients: broadcasts of machines in {network} come through a relay, and so only with relays: true"
+                yield f"clients: broadcasts of machines in {network} come through a relay, so only with relays: true"
         near = [each for each in self._reached if self._own in each]
         if (
             self._options.clients
