@@ -14,6 +14,7 @@ import random
 import time
 import weakref
 from collections import Counter
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from castd.net.ports import Ports
 from castd.observe.metrics import PXE_REASONS, Counters
 from castd.packets import dhcp, pxe
 from castd.packets.dhcp import DhcpPacket
+from castd.proxydhcp import service as proxyservice
 from castd.proxydhcp.answers import RuleInForce, answer, candidates, itemType
 from castd.proxydhcp.checks import Checker
 from castd.proxydhcp.limits import MOST_MACHINES, MOST_REFUSALS
@@ -268,6 +270,22 @@ def test_PX30_noRule(tmp_path: Path, rules: list[dict[str, Any]], asked: dict[st
         # The same machine with other words is no other line.
         assert stage.hear(discover(**{**asked, "arch": 12, "options": {77: b"x"}})) == []
         assert len(stage.told("unanswered")) == 1
+
+
+def test_PX30_noRuleIsCheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PX-30: which rule comes nearest is looked for where there is a line, not for each request of a stranger."""
+    looked: list[str] = []
+    unmatched = proxyservice.unmatched
+
+    def noted(rules: Sequence[RuleInForce], request: BootRequest) -> str:
+        looked.append(request.machine.address)
+        return unmatched(rules, request)
+
+    monkeypatch.setattr(proxyservice, "unmatched", noted)
+    with ProxyStage(tmp_path, {**X64, "machines": ["b8:*"]}) as stage:
+        for number in range(10):
+            assert stage.hear(discover(xid=bytes([0, 0, 0, number]))) == []
+        assert len(looked) == len(stage.told("unanswered")) == 1
 
 
 def test_PX08_notMeant(tmp_path: Path) -> None:
