@@ -1070,6 +1070,11 @@ def test_closedStreams(folder: Path) -> None:
             assert eventually(said, "a start or an end", 30) == "serves"
             streams = [os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in range(3)]
             assert streams == [os.devnull] * 3
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                # Its answer shows that the reactor runs, by which a signal is a stop.
+                client.settimeout(10)
+                client.sendto(b"\0\1closed.yaml\0octet\0", ("127.0.0.1", port))
+                assert client.recv(600).startswith(b"\0\3\0\1castd: 1")
         finally:
             process.terminate()
             assert process.wait(40) == 0
