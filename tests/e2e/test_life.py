@@ -97,9 +97,11 @@ def test_notForTheUser(at: Place, how: str) -> None:
     at.write(69)
     done = at.start(STARTS[how](at)).finish(60)
     assert done.code == os.EX_UNAVAILABLE
+    uid = pwd.getpwnam(USER).pw_uid
+    rest = f", by user {uid}: castd doctor --user {uid} names each folder that keeps it out"
     assert [line.partition(": ")[2] for line in done.text.splitlines()] == [
-        f"content[0].directory.path: {at.boot}: directory cannot be searched",
-        f"uploads[0].directory.path: {at.up}: directory cannot be written to",
+        f"content[0].directory.path: {at.boot}: directory cannot be searched{rest}",
+        f"uploads[0].directory.path: {at.up}: directory cannot be written to{rest}",
     ]
 
 
