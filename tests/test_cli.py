@@ -28,6 +28,7 @@ from castd.config import yaml
 from castd.config.plugin import Collected, ContentSourceMaker, TransportMaker
 from castd.errors import ConfigError
 from castd.interfaces import ServicePort
+from castd.net import devices
 from castd.net.timers import useMonotonicClock
 from castd.observe import journal
 from castd.observe.syslog import SyslogObserver, SyslogSocket
@@ -520,7 +521,9 @@ def test_checkTriesServicePorts(monkeypatch: pytest.MonkeyPatch) -> None:
         port = other.getsockname()[1]
         assert check._whyNoPort(ServicePort("127.0.0.1", port))
     assert not check._whyNoPort(ServicePort("127.0.0.1", port))
-    monkeypatch.delattr(check, "bindSocket")
+    gone = check._whyNoPort(ServicePort(f"{devices.BROADCAST}%192.0.2.7", port))
+    assert gone == "no interface of this machine has the address 192.0.2.7"
+    monkeypatch.delattr(check, "bindFails")
     assert not check._whyNoPort(ServicePort("239.255.66.1%127.0.0.1", port))
 
 

@@ -25,7 +25,7 @@ from castd.machines.lease_file import LeaseFile
 from castd.machines.leases import FORMATS
 from castd.machines.options import LeaseFileOptions
 from castd.net import devices
-from castd.net.sockets import bindSocket
+from castd.net.sockets import bindFails
 from castd.observe import journal
 from castd.options import HostPort
 from castd.service.endpoints import boundTo
@@ -102,21 +102,18 @@ def _whyNoPort(wanted: ServicePort) -> str:
 
     A group is not tried: to bind to it is to join it, which the network sees, and others may have it as well.
     """
-    host, _, device = wanted.host.partition("%")
-    if device and ":" not in host and host != devices.BROADCAST:
+    shared, _, address = wanted.host.partition("%")
+    if address and devices.isShared(shared) and shared != devices.BROADCAST:
         return ""
-    try:
-        bindSocket(wanted.host, wanted.port).close()
-    except OSError as error:
-        if error.errno == errno.EACCES:
-            return f"port {wanted.port} is a privileged one: this user may not have it"
-        if error.errno == errno.EADDRINUSE:
-            remedy = f"; {wanted.remedy}" if wanted.remedy else ""
-            return f"port {wanted.port} is taken now, by a castd that runs or another program{remedy}"
-        if error.errno == errno.EADDRNOTAVAIL:
-            return f"no interface of this machine has the address {wanted.host}"
-        return f"port {wanted.port}: {error.strerror}"
-    return ""
+    failed = bindFails(wanted.host, wanted.port)
+    if failed == errno.EACCES:
+        return f"port {wanted.port} is a privileged one: this user may not have it"
+    if failed == errno.EADDRINUSE:
+        remedy = f"; {wanted.remedy}" if wanted.remedy else ""
+        return f"port {wanted.port} is taken now, by a castd that runs or another program{remedy}"
+    if failed == errno.EADDRNOTAVAIL:
+        return f"no interface of this machine has the address {devices.ownAddress(wanted.host)}"
+    return f"port {wanted.port}: {os.strerror(failed)}" if failed else ""
 
 
 def fileWarnings(server: Server) -> Iterator[str]:

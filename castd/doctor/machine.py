@@ -7,7 +7,6 @@ What a check decides is in the check.  So a test gives it the facts of a machine
 from __future__ import annotations
 
 import ctypes
-import errno
 import os
 import secrets
 import shutil
@@ -23,7 +22,7 @@ from typing import Final, NamedTuple, Protocol
 
 from castd.errors import WireError
 from castd.net import devices
-from castd.net.sockets import bindSocket, familyOf
+from castd.net.sockets import bindFails, familyOf
 from castd.packets import dhcp, tftp
 from castd.packets.dhcp import DhcpPacket
 from castd.packets.tftp import Packet
@@ -106,11 +105,7 @@ class IMachine(Protocol):
         """Return the device of each address of this machine, IPv4 before IPv6."""
 
     def bindFails(self, host: str, port: int) -> int:
-        """
-        Bind a UDP socket as castd does, for a moment.
-
-        @return: the C{errno} of the failure; 0: it could be bound.
-        """
+        """As L{castd.net.sockets.bindFails}."""
 
     def source(self, host: str, interface: str) -> str:
         """
@@ -254,11 +249,7 @@ class ThisMachine:
             yield (f"{address}%{device}" if address.is_link_local else str(address)), device
 
     def bindFails(self, host: str, port: int) -> int:
-        try:
-            bindSocket(host, port).close()
-        except OSError as error:
-            return error.errno or errno.EIO
-        return 0
+        return bindFails(host, port)
 
     def source(self, host: str, interface: str) -> str:
         with socket.socket(familyOf(host), socket.SOCK_DGRAM) as sock:

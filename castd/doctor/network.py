@@ -123,7 +123,7 @@ def _unreachable(subject: Subject, machine: IMachine) -> Iterator[Finding]:
                 machine.source(str(first), entry.options.interface)
             except OSError as error:
                 if error.errno == errno.EADDRNOTAVAIL:
-                    return  # no interface has the address, and lookAtPorts says so
+                    break  # no interface has the address, and lookAtPorts says so
                 what = f"{entry.name}: no route to {network}, in clients ({error.strerror})"
                 yield Finding("problem", what, f"ip route add {network} via ROUTER")
 

@@ -124,6 +124,19 @@ def bindSocket(host: str, port: int) -> socket.socket:
     return sock
 
 
+def bindFails(host: str, port: int) -> int:
+    """
+    Bind a UDP socket as L{bindSocket}, for a moment.
+
+    @return: the C{errno} of the failure; 0: it could be bound.
+    """
+    try:
+        bindSocket(host, port).close()
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
 def socketAddress(host: str, port: int) -> Peer:
     """
     Return an address as sockets take it.  Python drops the zone of C{fe80::1%eth0} unless it is given as a number.
