@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
+from click.testing import Result as Ran
 
+from castd.cli.display import Result, lineOf
 from castd.cli.transfer import get, put
 from castd.client import schemes
 from castd.client.output import OutputStream, PartialFile
@@ -90,7 +92,7 @@ class World:
         self.listener = listener(self.site, (tftp, {}))
         self.site.ports.listen(69, self.listener)
 
-    def run(self, command: Any, *words: str, interrupt: float | None = None, stdin: bytes | None = None) -> Result:
+    def run(self, command: Any, *words: str, interrupt: float | None = None, stdin: bytes | None = None) -> Ran:
         machine = Machine(self.network, interrupt)
         result = CliRunner().invoke(command, words, obj={"reactor": machine}, input=stdin)
         assert not machine.openPorts()
@@ -98,10 +100,10 @@ class World:
             raise result.exception
         return result
 
-    def get(self, *words: str, **more: Any) -> Result:
+    def get(self, *words: str, **more: Any) -> Ran:
         return self.run(get, *words, **more)
 
-    def put(self, *words: str, **more: Any) -> Result:
+    def put(self, *words: str, **more: Any) -> Ran:
         return self.run(put, *words, **more)
 
     def here(self) -> dict[str, bytes]:
@@ -127,6 +129,15 @@ class TestGet:
         mask = os.umask(0)
         os.umask(mask)
         assert stat.S_IMODE(Path("file").stat().st_mode) == 0o666 & ~mask
+
+    @pytest.mark.parametrize(
+        ("octets", "shown"),
+        [(600, "30.0 kB/s"), (20_000_000, "1.0 GB/s"), (19, "950 bytes/s"), (0, "0 bytes/s")],
+    )
+    def test_rate(self, octets: int, shown: str) -> None:
+        """The rate of a small file is told in a unit that shows it."""
+        line = lineOf(Result("tftp://x/f", "f", octets=octets, seconds=0.02))
+        assert line == f"f: {octets} octets in 0.02 s, {shown}"
 
     def test_output(self, world: World) -> None:
         """-o names the copy, and what it replaces gives it its mode."""

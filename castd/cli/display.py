@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import click
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.progress import Progress as Bars
 from twisted.internet.defer import Deferred
@@ -166,7 +167,7 @@ class Display:
         if result.error is not None:
             self._print(printable(f"castd {self._command}: {result.url}: {result.error}"), err=True)
         elif not self._quiet:
-            self._print(printable(_line(result)), err=True)
+            self._print(printable(lineOf(result)), err=True)
         if result.sha256 is not None and self._checksum and result.error is None:
             self._print(f"{result.sha256}  {result.file}", err=toStdout)
 
@@ -190,8 +191,9 @@ def _plain(result: Result) -> dict[str, object]:
     return asdict(replace(result, closed=None))
 
 
-def _line(result: Result) -> str:
+def lineOf(result: Result) -> str:
+    """Return what a user reads of a file that was transferred."""
     octets, seconds = result.octets or 0, result.seconds or 0.0
-    rate = f", {octets / seconds / 1e6:.1f} MB/s" if seconds else ""
+    rate = f", {decimal(int(octets / seconds))}/s" if seconds else ""
     again = f", {result.repeats} repeated" if result.repeats else ""
     return f"{result.file}: {octets} octets in {seconds:.2f} s{rate}{again}"
