@@ -75,7 +75,7 @@ MODULES = {
     "cast/rto": MEASURED,
     "cast/turn": DECIDED,
     "cast/window": DECIDED,
-    "cli/main": REACTOR,
+    "cli/serve": REACTOR,
     "dialects/_group": DECIDED,
     "dialects/_tftp": DECIDED,
     "dialects/multicast": DECIDED,

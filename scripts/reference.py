@@ -200,6 +200,15 @@ def forTroff(text: str) -> str:
     return CONTROL.sub(r"\\&", text.replace(BACKSLASH, r"\e"))
 
 
+def commandsOf(command: click.Command) -> list[tuple[str, click.Command]]:
+    """Return the commands below one, by their names."""
+    if not isinstance(command, click.Group):
+        return []
+    context = click.Context(command)
+    found = [(name, command.get_command(context, name)) for name in command.list_commands(context)]
+    return [(name, each) for name, each in found if each is not None]
+
+
 def withHelpForTroff(command: click.Command) -> click.Command:
     """
     Return a copy of a command whose help troff shows as it is.  Its first sentence is the line that C{apropos} finds;
@@ -214,7 +223,7 @@ def withHelpForTroff(command: click.Command) -> click.Command:
         if isinstance(each, click.Option) and each.help is not None:
             each.help = forTroff(each.help)
     if isinstance(made, click.Group):
-        made.commands = {name: withHelpForTroff(each) for name, each in made.commands.items()}
+        made.commands = {name: withHelpForTroff(each) for name, each in commandsOf(made)}
     return made
 
 
@@ -224,7 +233,7 @@ def manualPages(command: click.Command, name: str, above: click.Context | None =
     page = context.command_path.replace(" ", "-")
     # A page says of which version it is.  The day on which it was made would change it each day.
     yield f"{page}.1", generate_man_page(context, version=f"castd {__version__}", date=" ")
-    for below, each in command.commands.items() if isinstance(command, click.Group) else ():
+    for below, each in commandsOf(command):
         if not each.hidden:
             yield from manualPages(each, below, context)
 

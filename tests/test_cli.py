@@ -23,7 +23,7 @@ from twisted.logger import Logger, jsonFileLogObserver, textFileLogObserver
 from twisted.python.usage import UsageError
 
 from castd import __version__, native, tap
-from castd.cli import check, main
+from castd.cli import check, main, plugins
 from castd.config import yaml
 from castd.config.plugin import Collected, ContentSourceMaker, TransportMaker
 from castd.errors import ConfigError
@@ -625,9 +625,9 @@ def test_dhcp() -> None:
 
 def test_checkPlugins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin that cannot be used is a warning as long as nothing needs it."""
-    found = main.collect()
+    found = plugins.collect()
     found.faults.append("castd/plugins/x.py: cannot be imported: [no]")
-    monkeypatch.setattr(main, "collect", lambda: found)
+    monkeypatch.setattr(check, "collect", lambda: found)
     assert castd("check", folder / "good.yaml").stderr == "warning: castd/plugins/x.py: cannot be imported: [no]\n"
 
 
@@ -657,7 +657,7 @@ def test_pluginUnknown() -> None:
 def test_pluginBroken(monkeypatch: pytest.MonkeyPatch) -> None:
     """A plugin whose module cannot be imported is told in a line."""
     broken = Collected(transports={"x": TransportMaker("x", "castd.nowhere", "")})
-    monkeypatch.setattr(main, "collect", lambda: broken)
+    monkeypatch.setattr(plugins, "collect", lambda: broken)
     result = castd("plugins", "x")
     assert result.exit_code == 1
     assert "castd.nowhere cannot be imported" in result.stderr
@@ -906,7 +906,7 @@ def test_descriptors() -> None:
 
 def test_stockSource() -> None:
     """The announcement of the directory source names a module that keeps its promises."""
-    maker = main.collect().sources["directory"]
+    maker = plugins.collect().sources["directory"]
     assert isinstance(maker, ContentSourceMaker)
     assert "path" in maker.options.model_fields
 
@@ -1088,3 +1088,29 @@ def _serves(log: Path, process: subprocess.Popen[bytes]) -> str:
     if process.poll() is not None:
         return f"ended with {process.returncode}"
     return "serves" if log.exists() and "serves by" in log.read_text() else ""
+
+
+@pytest.mark.parametrize(
+    ("command", "absent"),
+    [
+        ("reload", {"twisted.internet.defer", "pydantic"}),
+        ("record", {"twisted.internet.defer", "pydantic"}),
+        ("history", {"twisted.internet.reactor", "pydantic"}),
+        ("status", {"twisted.internet.reactor", "pydantic"}),
+        ("get", {"twisted.internet.reactor", "castd.config.plugin"}),
+        ("serve", {"twisted.internet.reactor", "castd.doctor", "castd.migrate", "castd.client"}),
+    ],
+)
+def test_importsItsOwn(command: str, absent: set[str]) -> None:
+    """A command waits for no import but its own, nor does a shell that completes it."""
+    code = "import sys; from castd.cli.main import main; main(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
+    found = run(sys.executable, "-c", code, command, "--help", check=True).stdout.split()
+    assert absent & {*found} == set()
+
+
+def test_namesAllCommands() -> None:
+    """Each command that is found by its name is that command."""
+    context = main.main.make_context("castd", ["status"])
+    names = main.main.list_commands(context)
+    assert len(names) > 15
+    assert [getattr(main.main.get_command(context, name), "name", None) for name in names] == names

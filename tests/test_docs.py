@@ -213,7 +213,7 @@ def test_commands(page: Path) -> None:
     refused = []
     for line in typed(page):
         name, *words = shlex.split(re.sub(r"\[.*\]", "", line), comments=True)
-        command = main.commands.get(name)
+        command = main.get_command(click.Context(main), name)
         if command is None:
             refused.append(line)
             continue

@@ -144,7 +144,7 @@ MANUAL = ROOT / "docs" / "man"
 def commands(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
     """Return each command, with the name of its page."""
     yield name, command
-    for below, each in command.commands.items() if isinstance(command, click.Group) else ():
+    for below, each in REFERENCE.commandsOf(command):
         yield from commands(each, f"{name}-{below}")
 
 

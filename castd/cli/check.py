@@ -1,5 +1,5 @@
 """
-Checks a service file as C{castd check}: what is wrong with it, and what this machine lacks for it.
+Runs C{castd check}: reads a service file, and says what is wrong with it and what this machine lacks for it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ from collections.abc import Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 
+import click
 from rich.table import Table
 
-from castd.cli.console import addRow, makeTable
-from castd.config.config import Config, listening
+from castd.cli.console import addRow, makeConsole, makeTable
+from castd.cli.service_file import FILE, complain, fail, namedFile
+from castd.config import yaml
+from castd.config.config import Config, examine, listening
+from castd.config.plugin import collect
+from castd.config.warnings import warningsOf
 from castd.config.yaml import Route
-from castd.errors import NotFound
+from castd.errors import ConfigError, NotFound
 from castd.files.directory import patience
 from castd.files.permission import whyNot, writeFault
 from castd.interfaces import ServicePort
@@ -25,11 +30,13 @@ from castd.machines.lease_file import LeaseFile
 from castd.machines.leases import FORMATS
 from castd.machines.options import LeaseFileOptions
 from castd.net import devices
+from castd.net.ports import Ports
 from castd.net.sockets import bindFails
 from castd.observe import journal
 from castd.options import HostPort
+from castd.server.random import BufferedSystemRandom
 from castd.service.endpoints import boundTo
-from castd.service.service import Server
+from castd.service.service import Server, compose, kinds
 from castd.templates.source import Options as TemplateOptions
 
 #: Where Linux shows the first port that needs no privileges.
@@ -38,6 +45,35 @@ _UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 _RUNTIME = Path("/run")
 #: The routes of the files that are local sockets.
 _SOCKETS: tuple[Route, ...] = (("control", "path"), ("metrics", "listen"))
+
+
+@click.command()
+@click.argument("file", required=False, type=FILE)
+@click.option("-c", "--config", type=FILE, help="The service file.")
+def check(file: Path | None, config: Path | None) -> None:
+    """Read a service file as the server would, and say what is wrong with it.  Exit status 0: it would start."""
+    # MemoryReactor does nothing.  Imported here, since the import takes long.
+    from twisted.internet.testing import MemoryReactorClock
+
+    collected, reactor = collect(), MemoryReactorClock()
+    path = namedFile(file, config)
+    try:
+        found = examine(yaml.read(path), path, kinds(collected))
+        findMissing(found)
+        server = compose(found, collected, reactor, Ports(reactor, BufferedSystemRandom()))
+    except ConfigError as error:
+        raise fail(ConfigError(*error.faults, *collected.faults)) from None
+    told = (
+        *warningsOf(found),
+        *fileWarnings(server),
+        *templateWarnings(found),
+        *leaseWarnings(found),
+        *serviceWarnings(server),
+        *machineWarnings(found),
+        *collected.faults,
+    )
+    complain(f"warning: {each}" for each in told)
+    makeConsole().print(summary(server))
 
 
 def summary(server: Server) -> Table:

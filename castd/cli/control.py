@@ -10,12 +10,14 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from castd.service.service import ReloadAnswer
-from castd.upgrade.handover import UpgradeAnswer
+if TYPE_CHECKING:
+    # The whole server would be imported to ask another one.
+    from castd.service.service import ReloadAnswer
+    from castd.upgrade.handover import UpgradeAnswer
 
 #: Where systemd's RuntimeDirectory=castd puts the control socket.
 DEFAULT_PATH = "/run/castd/control"

@@ -16,8 +16,7 @@ from castd import units
 from castd.cli.control import ask, control
 from castd.files.names import printable
 from castd.machines.known import plainAddress, validMac
-from castd.observe.eventstore import MOST_FOUND, Found, Query, readFile
-from castd.service.histories import FILE
+from castd.observe.eventstore import FILE, MOST_FOUND, Found, Query, readFile
 
 #: Where systemd's StateDirectory=castd puts the file.
 DEFAULT_FILE = f"/var/lib/castd/{FILE}"

@@ -17,7 +17,6 @@ from castd.cli.seconds import SecondsRange
 from castd.client.client import defaultOptions
 from castd.client.schemes import Scheme, findScheme
 from castd.client.urls import Url, UrlError, parseUrl
-from castd.config.plugin import collect
 from castd.receive.options import RequestedOptions
 
 STATUSES = """
@@ -91,6 +90,9 @@ def knownScheme(url: Url) -> Scheme:
     try:
         return findScheme(url)
     except UrlError:
+        # Imported here: hardly any URL needs it, and it takes half of the time in which a small file is fetched.
+        from castd.config.plugin import collect
+
         for fault in collect().faults:
             click.echo(f"warning: {fault}", err=True)
     return findScheme(url)

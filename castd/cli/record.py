@@ -8,12 +8,15 @@ import time
 from base64 import b64decode
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from castd.cli.control import ask, control
 from castd.cli.seconds import SecondsRange
-from castd.service.recorders import RecordAnswer
+
+if TYPE_CHECKING:
+    from castd.service.recorders import RecordAnswer
 
 #: Seconds that one question waits: the less, the more packets of a fast transfer are kept.
 ROUND = 1.0

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import NotRequired, TypedDict
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import click
 from rich.console import Group
@@ -21,10 +21,13 @@ from castd.cli.control import ask, control
 from castd.cli.history import line, localTime
 from castd.cli.seconds import SecondsRange
 from castd.files.names import printable
-from castd.observe.eventstore import Found
 from castd.observe.format import showOctets, showSpan
-from castd.observe.report import FailureReport
-from castd.observe.status import AddressStatus, DeafStatus, TransferStatus
+
+if TYPE_CHECKING:
+    # The forms of what a server says: it has the modules that make it.
+    from castd.observe.eventstore import Found
+    from castd.observe.report import FailureReport
+    from castd.observe.status import AddressStatus, DeafStatus, TransferStatus
 
 #: How many of the latest events a watched status shows, and of the latest failures another one.
 LATEST = 10

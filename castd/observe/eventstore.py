@@ -67,6 +67,8 @@ CREATE INDEX IF NOT EXISTS by_served ON events (served, time);
 PRAGMA user_version = {VERSION};
 """
 
+#: The name of the file in a directory that the service file does not name.
+FILE = "history.sqlite"
 #: The most entries that are found unless more are asked for.
 MOST_FOUND = 1000
 #: The most entries that are looked at to merge those that are alike.

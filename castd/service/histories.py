@@ -15,13 +15,11 @@ from zope.interface import implementer
 from castd.config.config import Config, HistoryOptions
 from castd.errors import Unavailable
 from castd.files.threads import RunInThread
-from castd.observe.eventstore import Found, Query, Store
+from castd.observe.eventstore import FILE, Found, Query, Store
 from castd.observe.history import History, Identify
 
 _log = Logger(namespace="castd")
 
-#: The name of the file in a directory that the service file does not name.
-FILE = "history.sqlite"
 #: The most octets of a history that is in memory.
 MEMORY = 4 << 20
 #: Seconds that a stop waits for the disk.

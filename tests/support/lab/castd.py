@@ -261,7 +261,7 @@ def fetched(castd: Alone, name: str) -> bytes:
 
 FORK_SERVER = """
 import os, signal, sys
-import castd.cli.main, castd.cli.control, castd.service.bootstrap, castd.service.service
+import castd.cli.main, castd.cli.serve, castd.cli.control, castd.service.bootstrap, castd.service.service
 import twisted.internet.udp, twisted.internet.threads
 from castd.config.plugin import collect
 for each in collect().transports.values():

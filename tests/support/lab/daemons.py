@@ -159,7 +159,7 @@ def place() -> Iterator[Place]:
         python = [sys.executable] if "CASTD_COMMAND" not in os.environ else [str(Path(command()[0]).parent / "python")]
         try:
             seen = subprocess.run(
-                [*python, "-c", "import encodings.utf_8_sig, castd.cli.main"],
+                [*python, "-c", "import encodings.utf_8_sig, castd.cli.main, castd.cli.serve, castd.cli.check"],
                 cwd=folder,
                 env=environment(),
                 user=USER,
