@@ -27,7 +27,7 @@ from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
-from castd.errors import Busy, ContentChanged, Forbidden, NotFound, Refused, Unsupported
+from castd.errors import Busy, ContentChanged, Forbidden, NotFound, Refused, Unanswered, Unsupported
 from castd.files import athand, nearest
 from castd.files.chains import SourceChain
 from castd.files.content import HEAD, MOST_SEEKING, Directory, DirectoryOptions
@@ -43,7 +43,8 @@ from castd.request import Trace
 from castd.testing import memorySite
 from tests.support.clients.tftp import rrq
 from tests.support.descriptors import openFiles
-from tests.support.disks import HereDirectory, nobody, result
+from tests.support.disks import HereDirectory, Later, nobody, result
+from tests.support.needs import lack
 from tests.support.stage import TftpStage
 
 PEER = ("10.0.0.7", 2070)
@@ -266,6 +267,18 @@ def test_linkDangling(tree: Path) -> None:
         directory(tree).lookup("link", PEER)
 
 
+def test_linkWithoutCase(tree: Path) -> None:
+    """Where case is ignored the target of a link may be spelled in another way, unless there is such a file."""
+    (tree / "BIOS").mkdir()
+    for name, target in (("first", "BIOS/Y"), ("second", "bios/Y"), ("third", "Deep/z"), ("none", "bios/none")):
+        (tree / name).symlink_to(target)
+    source = directory(tree, **{"ignore-case": True})
+    assert content(source, "second") == b"the file y"
+    for name in ("first", "third", "none"):
+        with pytest.raises(NotFound):
+            source.lookup(name, PEER)
+
+
 def test_rootThroughLink(tree: Path) -> None:
     """Where the configured path is a link itself, absolute links by either path are inside."""
     alias = tree.parent / "alias"
@@ -417,6 +430,25 @@ def test_ignoreCaseBounded(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(NotFound):
         directory(tree, **{"ignore-case": True}).lookup("ab/" * 8 + "x", PEER)
     assert len(walks) == MOST_WALKS
+
+
+def test_ignoreCaseRemovedMeanwhile(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that is removed before it has been tried is not there, and no fault."""
+    for name in ("AB", "aB"):
+        (tree / name).mkdir()
+    opened = _LinkWalk.open
+
+    def openThenRemove(self: _LinkWalk, *given: Any) -> int:
+        try:
+            return opened(self, *given)
+        finally:
+            with suppress(FileNotFoundError):
+                (tree / "aB").rmdir()
+
+    monkeypatch.setattr(_LinkWalk, "open", openThenRemove)
+    with pytest.raises(NotFound):
+        directory(tree, **{"ignore-case": True}).lookup("ab/x", PEER)
+    assert not (tree / "aB").exists()
 
 
 MACHINE = KnownMachine(PEER, "10.0.0.1", "52:54:00:66:00:10", None, "efi-x64", 1_795_728_240.0)
@@ -774,6 +806,19 @@ def test_writtenOver(tree: Path, octets: bytes) -> None:
     file.close()
 
 
+def test_writtenOverAtOnce(tree: Path) -> None:
+    """As above, of a file that was written only just before."""
+    (tree / "long").write_bytes(bytes(HEAD) + b"the file x")
+    file = directory(tree).lookup("long", PEER)
+    if not file._file.opened.fromMemory:
+        file.close()
+        lack("the tests' own disk may tell the present time whenever it is asked")
+    _change(tree / "long", bytes(HEAD + 10), "wb")
+    with pytest.raises(ContentChanged):
+        file.read(HEAD, 10)
+    file.close()
+
+
 def test_appendedTo(tree: Path) -> None:
     """Of a file that octets are appended to, as to a log, those that it had are sent."""
     (tree / "long").write_bytes(bytes(HEAD) + b"the file x")
@@ -823,6 +868,39 @@ def test_readAtHand(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     most = 9
     assert not file.readAtHand(buffers, HEAD)
     file.close()
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM])
+def test_notAtHand(tree: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Where a file cannot be read from memory at all it is fetched, and that is not tried again."""
+    (tree / "long").write_bytes(bytes(HEAD) + b"the file x")
+    file, preadv, tried = directory(tree).lookup("long", PEER), os.preadv, list[int]()
+    file._file.atHand = True  # not on each file system there is such a call
+
+    def notFromMemory(fd: int, buffers: Any, offset: int, flags: int = 0) -> int:
+        if flags:
+            tried.append(flags)
+            raise OSError(number, os.strerror(number))
+        return preadv(fd, buffers, offset)
+
+    monkeypatch.setattr(os, "preadv", notFromMemory)
+    buffer = bytearray(10)
+    for _ in range(2):
+        assert not file.readAtHand([buffer], HEAD)
+    assert len(tried) == 1
+    result(file.fetch([buffer], HEAD))
+    assert buffer == b"the file x"
+    file.close()
+
+
+def test_nearBounded(tree: Path) -> None:
+    """For a few requests at once a file that was probably meant is looked for: who asks for many waits for no disk."""
+    source, machine = directory(tree), KnownMachine(PEER)
+    source.background = later = Later()
+    seeking = [source.findNear("X", machine) for _ in range(MOST_SEEKING)]
+    assert result(source.findNear("X", machine)) is None
+    later.run()
+    assert [result(each).name for each in seeking] == ["x"] * MOST_SEEKING
 
 
 def test_near(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -883,7 +961,7 @@ def test_diskFails(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_noDescriptors(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without descriptors the answer is busy and not "no such file", upon which clients would give up."""
+    """Without descriptors there is no answer, upon which clients ask again: at any ERROR they would give up."""
     source = directory(tree)
 
     def exhausted(*_: object, **__: object) -> int:
@@ -891,8 +969,23 @@ def test_noDescriptors(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "open", exhausted)
     monkeypatch.setattr(athand, "openat2", exhausted)
-    with pytest.raises(Busy):
+    with pytest.raises(Unanswered):
         source.lookup("x", PEER)
+    monkeypatch.undo()
+
+
+def test_diskFailsAtOnce(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a disk fails when a file is opened, the client is told that, and not left to ask again for ever."""
+    source = directory(tree)
+
+    def broken(*_: object, **__: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "open", broken)
+    monkeypatch.setattr(athand, "openat2", lambda *_: None)
+    with pytest.raises(Busy) as refused:
+        source.lookup("x", PEER)
+    assert not isinstance(refused.value, Unanswered)
     monkeypatch.undo()
 
 
