@@ -12,7 +12,7 @@ import pytest
 
 from castd import outcomes
 from castd.cast.events import Announce, Leave, Left
-from castd.cast.members import Member, Members
+from castd.cast.members import ASSUMED_RTT, Member, Members
 from castd.cast.policy import AdaptiveTimeout, RetransmitPolicy
 from castd.cast.turn import Turn
 from castd.request import Peer
@@ -78,6 +78,23 @@ def test_notices(again: int) -> None:
     first = Announce(three[0].peer, bool(again), False)
     second, last = Announce(three[2].peer, False, False), Left(three[1].peer, outcomes.DONE, (), False, False)
     assert told == ([second, first, last] if again else [first, second, last])
+
+
+def test_whoAsksInVain() -> None:
+    """
+    Who was busy acknowledges all copies of a block, one after the other: so many requests say nothing, and each one
+    after that counts if its block was sent long enough before.
+    """
+    asks, before, ranges = member(1), (range(4, 5),), (range(5, 6),)
+    asks.wanted = before
+    for _ in range(2):
+        asks.rto.backOff()
+    assert not asks.asksInVain(ranges, 1.0)
+    asks.wanted, asks.servedAt = ranges, 1.0
+    assert [asks.asksInVain(ranges, 2.0) for _ in range(4)] == [False, False, True, False]
+    asks.servedAt = 2.0
+    assert [asks.asksInVain(ranges, now) for now in (2.0 + ASSUMED_RTT / 2, 2.0 + ASSUMED_RTT)] == [False, True]
+    assert asks.unchangedRequests == 2
 
 
 def test_aFarewellOfWhoIsBack() -> None:

@@ -128,6 +128,18 @@ def test_aListenerLeaves(joins: float, stays: bool, outcome: str, barred: float)
     assert [each.seconds for each in told if isinstance(each, Bar)] == [pytest.approx(barred)]
 
 
+def test_aRequestExpires() -> None:
+    """A remembered client is given up when nobody has made progress for so long, and not before."""
+    play = Play(remember=1.0)
+    master, listener = PEERS[::2][:2]
+    for word in (("join", master), ("ack", master, 1), ("join", listener), ("wait", 0.5), ("ack", master, 2)):
+        play.say(word)
+    play.say(("wait", 0.99))
+    assert play.here == {master, listener}
+    play.say(("wait", 0.1))
+    assert play.here == {master}
+
+
 def test_passesIsACast() -> None:
     """Passes provides ICast."""
     assert verifyObject(ICast, MtftpCast(POLICY, COUNT))

@@ -1,11 +1,11 @@
 """
-Who is removed from a full queue of receivers.
+Who is removed from a full queue of receivers, and who is asked first of a crowd.
 """
 
 from __future__ import annotations
 
 from castd import outcomes
-from castd.cast.pollqueue import PolledMember, PollQueue
+from castd.cast.pollqueue import CROWD, PolledMember, PollQueue
 from castd.dialects.slam import POLICY
 
 
@@ -45,3 +45,25 @@ def test_roomIsLeft() -> None:
     assert queue.toEvict() is None
     receiver(queue, "b")
     assert queue.toEvict() is first
+
+
+def test_whoIsAskedOfACrowd() -> None:
+    """
+    Of a crowd, most of which is forged, the newest one is asked: one that has not answered is asked last, and one that
+    repeats its list first.  Of few the one that waits for longest is.
+    """
+    queue = PollQueue(100)
+    few = [receiver(queue, f"few {number}") for number in range(3)]
+    queue.blockSent()
+    assert queue.nextUnvalidated() is few[0]
+    queue.neglect(few[0])
+    assert queue.nextUnvalidated() is few[1]
+    queue.prefer(few[2])
+    assert queue.nextUnvalidated() is few[2]
+    *_, before, newest = (receiver(queue, f"many {number}") for number in range(CROWD))
+    queue.blockSent()
+    assert queue.nextUnvalidated() is newest
+    queue.neglect(newest)
+    assert queue.nextUnvalidated() is before
+    queue.prefer(few[1])
+    assert queue.nextUnvalidated() is few[1]

@@ -416,6 +416,26 @@ def test_answersNothing() -> None:
     assert asked([action for _, action in pass_(sweep, 0.01, 10.0)]) == []
 
 
+def test_goneAfterItLackedNothing() -> None:
+    """Who falls silent after an answer that it lacks nothing has everything, as far as anybody can tell."""
+    sweep = cast(count=4)
+    sweep.join(A, 0.0, (range(4),))
+    drain(sweep, 0.0)
+    sweep.hear(A, RequestBlocks((range(2, 4),)), 0.01)
+    drain(sweep, 0.01)
+    sweep.hear(A, RequestBlocks(()), 0.02)
+    assert gone([action for _, action in pass_(sweep, 0.02, 60.0)]) == [(A, outcomes.UNCONFIRMED)]
+
+
+def test_listsBeforeAnythingIsSent() -> None:
+    """Who lists the same blocks again and again while none is sent may hear the group all the same."""
+    sweep = cast()
+    for number in range(4):
+        sweep.join(A, number / 10, (range(64),))
+    sweep.hear(A, Leave(outcomes.DONE), 0.4)
+    assert gone(drain(sweep, 0.4)) == [(A, outcomes.EARLY)]
+
+
 def test_room() -> None:
     """Receivers are remembered up to a number: quiet ones make room first, then those that never answered."""
     sweep = cast(maxMembers=3)
