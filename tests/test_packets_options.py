@@ -84,6 +84,12 @@ def test_tsizeOfAWrite(value: str) -> None:
     assert (agreed.answer, agreed.tsize) == ((), None)
 
 
+def test_tsizeThatIsNotKnown() -> None:
+    """An upload that is announced with 0 octets, as curl does where it does not know them, may be of any size."""
+    agreed = negotiate(Request(CLIENT, SERVER, "f", write=True, options=(("tsize", "0"),)), OptionLimits())
+    assert (agreed.answer, agreed.tsize) == ((("tsize", "0"),), None)
+
+
 #: Options as clients send them and as nobody should: known names in any case, and values near every border.
 known = st.sampled_from([*_RULES, "BLKSIZE", "WindowSize", "nosuch"])
 values = st.sampled_from(

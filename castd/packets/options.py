@@ -15,8 +15,6 @@ from castd.packets.tftp import LARGEST_BLKSIZE, Options
 from castd.request import Quirks, Request
 
 DEFAULT_BLKSIZE = 512
-#: The most octets of an OACK: every client can read so many (RFC 2347).
-LARGEST_OACK = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,20 +120,7 @@ def agree(options: Options, caps: OptionLimits, mode: str, size: int | None, wri
         agreed.update(grant[0])
         granted.append((name, grant[1]))
     granted.sort(key=lambda option: option[0].lower() not in ("blksize", "blksize2"))
-    return AgreedOptions(**agreed, answer=_bounded(granted))
-
-
-def _bounded(options: list[tuple[str, str]]) -> Options:
-    """
-    Leave out options that do not fit an OACK.  That hardly happens, since names are known and values are numbers.
-    """
-    room = LARGEST_OACK - 2
-    kept = []
-    for name, value in options:
-        room -= len(name) + len(value) + 2
-        if room >= 0:
-            kept.append((name, value))
-    return tuple(kept)
+    return AgreedOptions(**agreed, answer=tuple(granted))
 
 
 @dataclass(frozen=True, slots=True)
