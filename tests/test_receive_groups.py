@@ -140,6 +140,7 @@ def test_theMasterJumps() -> None:
     assert one.receiveFromGroup(block(1), one.tid, 0.3) == (OffsetBlock(0, b"\1" * 8), [buildAck(2)])
     assert one.receiveFromGroup(block(3, 4), one.tid, 0.4) == (OffsetBlock(16, b"\3" * 4), [])
     assert one.complete
+    assert one.deadline(0.4) is None  # while the last block is being stored
     assert one.receive(OACK % 1, 0.45) == (None, [])
     assert one.stored(0.5) == [buildAck(3)]
     assert one.receive(OACK % 1, 0.6) == (None, [buildAck(3)])
@@ -161,6 +162,36 @@ def test_demotion() -> None:
     assert one.receive(OACK % 0, 0.1) == (None, [buildAck(0)])
     assert one.receiveFromGroup(block(1), one.tid, 0.2)[1] == []
     assert one.deadline(0.2) == 15.2
+
+
+def test_aBlockToItAlone() -> None:
+    """A block that comes to the member alone, as to one that hears no group, is one like any other."""
+    one = member(True)
+    assert one.receive(block(1), 0.1) == (OffsetBlock(0, b"\1" * 8), [buildAck(1)])
+
+
+def test_aListenerGivesUp() -> None:
+    """A listener that hears nothing sends its request again three times, 15 s apart, and then gives up."""
+    one = member(False)
+    first = one.begin(0.0)
+    now, said = 0.0, []
+    while one.outcome is None:
+        now = one.deadline(now) or now
+        said.append((now, one.poll(now)))
+    assert said == [(15.0, first), (30.0, first), (45.0, first), (60.0, [])]
+    assert (one.outcome, one.deadline(60.0)) == ("silent", None)
+
+
+def test_emptyFieldsOfALaterOack() -> None:
+    """What is empty in a later OACK of C{sbroadcast} has not changed."""
+    one = SbroadcastDownload("f", "255.255.255.0")
+    one.begin(0.0)
+    assert one.group == ("", 247)
+    for value, answer in ((b"4000,77,0", 0), (b",,1", 1)):
+        assert one.receive(b"\0\6sbroadcast\0" + value + b"\0", 0.1) == (None, [buildAck(0)])
+        assert (one.group, one.master) == (("", 4000), bool(answer))
+    data = bdataHeader(1, 77) + bytes(512)
+    assert one.receiveFromGroup(data, ("10.0.0.1", 4001), 0.2) == (OffsetBlock(0, bytes(512)), [buildAck(1)])
 
 
 def test_theServersError() -> None:

@@ -308,7 +308,8 @@ class SbroadcastDownload(GroupDownload):
 
     def _readGroup(self, value: str) -> bool:
         offer = parseSubnet(value, *self._flags)
-        self.group = ("", offer.port or SBROADCAST_PORT)
+        # What is empty is as before.
+        self.group = self.group if offer.port is None else ("", offer.port)
         self._sbid = self._sbid if offer.sbid is None else offer.sbid
         return offer.master
 
