@@ -28,6 +28,7 @@ from castd.packets.tftp import (
     wire,
 )
 from castd.receive.blocks import BlockReceiver, BlockSender
+from castd.receive.netascii import NetasciiDownload
 from castd.receive.options import BadOffer, RequestedOptions
 from castd.receive.retransmit import RetransmitTimer
 from castd.receive.tftp import TftpDownload, TftpUpload
@@ -86,6 +87,18 @@ class TestDownload:
         link = Link(download(requested), Serve(pattern(size))).run()
         assert link.kept[0] == pattern(size)
         assert link.ends[0].outcome == DONE
+
+    def test_netascii(self) -> None:
+        """In netascii no size is asked for; line ends are converted across blocks, and a CR at the end stays."""
+        client = NetasciiDownload("f", RequestedOptions(blksize=8))
+        (request,) = client.begin(0.0)
+        asked = parseRequest(request)
+        assert asked is not None
+        assert (asked.mode, asked.options) == ("netascii", (("blksize", "8"),))
+        client.receive(buildOack((("blksize", "8"),)), 0.1)
+        blocks = enumerate((b"one\r\ntw\r", b"\nthree\r\0", b"end\r"), 1)
+        kept = [client.receive(buildData(number, octets), number / 5)[0] for number, octets in blocks]
+        assert (kept, client.complete) == ([b"one\ntw", b"\nthree\r", b"end\r"], True)
 
     def test_window(self) -> None:
         """One ACK per window; a block that is missing is told at once, and only once (RFC 7440)."""

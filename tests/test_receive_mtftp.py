@@ -15,7 +15,7 @@ from castd.client.schemes import mtftpGroup
 from castd.client.urls import UrlError, parseUrl
 from castd.errors import ContentChanged, WireError
 from castd.outcomes import ABORTED, DONE, SILENT, UNHEARD
-from castd.packets.tftp import buildAck, buildError
+from castd.packets.tftp import buildAck, buildData, buildError
 from castd.receive.mtftp import GROUP, MtftpDownload
 from castd.testing import Network, ReceivedFile, pattern
 from tests.support.clients.mtftp import LINUX, SERVER, Atftp, Ipxe, R, ack, block, opened
@@ -38,6 +38,7 @@ def test_master() -> None:
     assert download.receiveFromGroup(block(2), SOURCE, 0.2) == ((512, LINUX[512:1024]), [ack(2)])
     assert download.receiveFromGroup(block(3), SOURCE, 0.3) == ((1024, LINUX[1024:]), [])
     assert (download.complete, download.size) == (True, 1300)
+    assert download.deadline(0.3) is None  # while the last block is being stored
     assert download.stored(0.3) == [ack(3)]
     assert (download.outcome, download.deadline(0.3)) == (None, 0.8)
 
@@ -102,6 +103,25 @@ def test_silence() -> None:
         said += [(now, datagram) for datagram in download.poll(now)]
     assert said == [(1.5, ack(1)), (3.5, ack(1)), (7.5, R), (11.5, R)]
     assert (now, download.outcome, download.repeats) == (12.5, UNHEARD, 4)
+
+
+def test_masterNoMore() -> None:
+    """Who has sent its request again is the master no more: it acknowledges no block before it is made it again."""
+    download = begun()
+    download.receive(block(1), 0.5)
+    assert [download.poll(now) for now in (1.5, 3.5, 7.5)] == [[ack(1)], [ack(1)], [R]]
+    assert download.receiveFromGroup(block(2), SOURCE, 8.0) == ((512, LINUX[512:1024]), [])
+    assert download.receive(block(1), 8.1) == (None, [ack(2)])
+
+
+def test_theLargestFile() -> None:
+    """A file may have as many blocks as have numbers."""
+    download = begun()
+    for number in range(1, 0xFFFF):
+        download.receiveFromGroup(buildData(number, bytes(512)), SOURCE, 0.1)
+    assert not download.complete
+    assert download.receiveFromGroup(buildData(0xFFFF, b"end"), SOURCE, 0.1) == ((0xFFFE * 512, b"end"), [])
+    assert (download.complete, download.size) == (True, 0xFFFE * 512 + 3)
 
 
 def test_onlyTheGroupIsSilent() -> None:
