@@ -21,6 +21,7 @@ from castd import outcomes
 from castd.dialects import multicast, tftp
 from castd.dialects.tftp import Dialect, Wire
 from castd.errors import Unsupported, WireError
+from castd.group_pool import REUSE_DELAY
 from castd.observe.metrics import GAUGES, Readings
 from castd.options import Limits
 from castd.packets.tftp import Ack, Oack, buildAck, buildError, parse
@@ -88,6 +89,20 @@ def test_noPortForAWrite(monkeypatch: pytest.MonkeyPatch) -> None:
         assert answer == Ack(0)
         upload(other, tid, b"whole")
         assert stage.site.files["up"] == b"whole"
+
+
+def test_noPortForAGroup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a port for it a group is not kept: after its pause it serves the next one who asks."""
+    with GroupStage(options={"groups": "239.255.9.9/32"}) as stage:
+        with monkeypatch.context() as patch:
+            noPorts(stage, patch)
+            client = stage.client()
+            client.send(rrq("afile", **ASKED), ("10.0.0.1", 69))
+            stage.quiet(client)
+        stage.network.advance(REUSE_DELAY)
+        stage.join(1)
+        (cast,) = stage.casts()
+        assert cast.group == ("239.255.9.9", 1758)
 
 
 class Faulty:
@@ -272,6 +287,16 @@ def test_asksFromTheNextPort(after: float, receivers: list[int]) -> None:
         stage.ask(rrq("afile", **ASKED), stage.client(2001))
         (cast,) = stage.casts()
         assert [port for _, port in cast.receivers] == receivers
+
+
+def test_anotherMachineAsks() -> None:
+    """A member that has sent nothing since its request is replaced by its own machine only."""
+    with GroupStage() as stage:
+        stage.join(1)
+        stage.network.advance(STALE)
+        stage.join(2)
+        (cast,) = stage.casts()
+        assert sorted(cast.receivers) == [("10.0.0.11", 2000), ("10.0.0.12", 2000)]
 
 
 @pytest.mark.parametrize(("spoke", "outcome"), [(False, "silent"), (True, "unconfirmed")])

@@ -105,6 +105,7 @@ def test_aFarewellOfWhoIsBack() -> None:
         members.add(each)
     members.remove(first, outcomes.REPLACED)
     members.add(again := member(1))
+    assert not members.hasNotices
     members.announce(again, False)
     members.remove(again, outcomes.REPLACED)
     members.announce(second, True)

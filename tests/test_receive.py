@@ -88,6 +88,17 @@ class TestDownload:
         assert link.kept[0] == pattern(size)
         assert link.ends[0].outcome == DONE
 
+    def test_timeout(self) -> None:
+        """Without a measurement the interval is the one that was agreed on, and six of them are waited (RFC 2349)."""
+        client = download(RequestedOptions(timeout=3, tsize=False))
+        client.begin(0.0)
+        assert words(client.poll(1.0)) == ["RRQ"]  # so it is not known what is answered
+        assert words(client.receive(buildOack((("timeout", "3"),)), 2.0)[1]) == ["ACK 0"]
+        for due in (5.0, 8.0, 11.0, 14.0, 17.0):
+            assert client.deadline(2.0) == due
+            assert words(client.poll(due)) == ["ACK 0"]
+        assert (client.deadline(17.0), client.poll(20.0), client.outcome) == (20.0, [], SILENT)
+
     def test_netascii(self) -> None:
         """In netascii no size is asked for; line ends are converted across blocks, and a CR at the end stays."""
         client = NetasciiDownload("f", RequestedOptions(blksize=8))
@@ -283,9 +294,11 @@ class TestDownload:
 
 
 class TestUpload:
-    @pytest.mark.parametrize("size", [0, 511, 512, 1300])
+    @pytest.mark.parametrize("size", [0, 511, 512, 1300, 1536])
     @pytest.mark.parametrize(
-        "requested", [PLAIN, RequestedOptions(blksize=100), WINDOWS], ids=["plain", "blksize", "windows"]
+        "requested",
+        [PLAIN, RequestedOptions(blksize=100), RequestedOptions(blksize=1024), WINDOWS],
+        ids=["plain", "small blocks", "large blocks", "windows"],
     )
     def test_sizes(self, size: int, requested: RequestedOptions) -> None:
         """Every size arrives, and both sides know it."""

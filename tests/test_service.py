@@ -456,8 +456,8 @@ def test_drain(boot: Path, network: Network) -> None:
     assert {port for host, port in network.bound if host == SERVER} == set()
 
 
-def test_drainLimit(boot: Path, network: Network) -> None:
-    """A transfer that does not end within limits.drain is told so, and ended."""
+def test_drainLimit(boot: Path, network: Network, events: list[dict[str, Any]]) -> None:
+    """A transfer that does not end within limits.drain is told so, and ended; that is no fault."""
     server = start(made(boot, network, START + ANY + "limits: {drain: 2 s}\n" + TFTP))
     client = RecordingClient(network.host(CLIENT))
     client.send(read("hello.txt"), (SERVER, 69))
@@ -469,6 +469,7 @@ def test_drainLimit(boot: Path, network: Network) -> None:
     network.advance(0.1)
     assert client.take()[-1].datagram[:4] == b"\0\5\0\0"
     assert {port for host, port in network.bound if host == SERVER} == set()
+    assert [each for each in events if each.get("event") == "fault"] == []
 
 
 def test_broken(boot: Path, tmp_path: Path) -> None:

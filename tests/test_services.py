@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
@@ -360,6 +360,34 @@ def test_wantedAgain(collected: Collected, tmp_path: Path, monkeypatch: pytest.M
     case.network.advance(0.1)
     assert case.ask(b"hello") == []
     assert case.server.stopService().called
+
+
+def test_handedOverWhileItDrains(collected: Collected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that is no longer wanted is closed once it is drained, also where a process wanted to take it over."""
+    case = Case(tmp_path, collected, ECHO + "  tftp: {}\n").start()
+    address = next(each for each in case.server.addresses if each.address == "*:7")
+    drained: Deferred[None] = Deferred()
+    with monkeypatch.context() as patched:
+        patched.setattr(type(case.server.portServices[0][1]), "drain", lambda _: drained)
+        case.write(START + "  tftp: {}\n")
+        assert result(case.server.reread()) == ()
+    successor: Any = None
+    address.handOver(successor)
+    address.resume()
+    drained.callback(None)
+    assert address.port is None
+    assert case.server.stopService().called
+
+
+def test_stopWhereADrainFails(collected: Collected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that cannot be drained is stopped all the same, and the log says what has failed."""
+    case = Case(tmp_path, collected).start()
+    monkeypatch.setattr(type(case.server.portServices[0][1]), "drain", lambda _: fail(ValueError("of the service")))
+    events: list[Any] = []
+    with observed(events.append):
+        assert case.server.stopService().called
+    assert ["draining failed" in each["log_format"] for each in events if each.get("event") == "fault"] == [True]
+    assert (SERVER, 7) not in case.network.bound
 
 
 def test_handedOver(collected: Collected, tmp_path: Path) -> None:
