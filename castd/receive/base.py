@@ -208,4 +208,4 @@ class ReceivingHalf(TransferHalf):
         return buildAck(self._receiver.acknowledge())
 
     def _retransmission(self, now: float) -> list[bytes]:
-        return [self._ack()] if self.blocks else [self._opening]
+        return [self._ack()]
