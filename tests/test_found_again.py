@@ -243,14 +243,18 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "boot"
 
 
-def test_opensOnce(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["x", "sub/deep/x"])
+def test_opensOnce(root: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Of five requests at a time one opens the file; one that was changed is opened anew; and nothing is kept."""
+    (root / "sub" / "deep").mkdir(parents=True)
+    (root / "sub" / "deep" / "x").write_bytes(b"the file x")
+    path = name.encode()
     longAgo(monkeypatch)
     directory = source(root)
     reads, openat2 = list[bytes](), athand.openat2
     # Where the file system cannot be asked for what is in memory, as tmpfs, a thread has opened it before.
-    first = opened(directory, "x")
-    anew = [b"x"] if directory._found else [b"x"] * 2
+    first = opened(directory, name)
+    anew = [path] if directory._found else [path] * 2
     first.close()
 
     def opening(path: bytes, flags: int, *more: Any) -> int | None:
@@ -259,17 +263,17 @@ def test_opensOnce(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return openat2(path, flags, *more)
 
     monkeypatch.setattr(athand, "openat2", opening)
-    files = [opened(directory, "x") for _ in range(5)]
+    files = [opened(directory, name) for _ in range(5)]
     assert reads == anew
     assert len({each._fd for each in files}) == 1
-    permit(root / "x", 0o600)
-    files += [opened(directory, "x") for _ in range(3)]
+    permit(root / name, 0o600)
+    files += [opened(directory, name) for _ in range(3)]
     assert reads == anew * 2
     for each in files:
         each.close()
     assert not directory._found
-    assert opened(directory, "x").read(0, 99) == b"the file x"
-    assert reads == [*anew * 2, b"x"]
+    assert opened(directory, name).read(0, 99) == b"the file x"
+    assert reads == [*anew * 2, path]
 
 
 def test_forbiddenMeanwhile(root: Path) -> None:

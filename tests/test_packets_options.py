@@ -84,6 +84,16 @@ def test_tsizeOfAWrite(value: str) -> None:
     assert (agreed.answer, agreed.tsize) == ((), None)
 
 
+@pytest.mark.parametrize("option", [("BLKSIZE", "64"), ("windowsize", "4"), ("timeout", "9"), ("tsize", "0")])
+def test_refusedOptions(option: tuple[str, str]) -> None:
+    """What the operator refuses is left out, however it is spelled, and nothing else is."""
+    asked = (option, ("rollover", "1"))
+    for refused, answer in ((option[0].lower(), ["rollover"]), ("rollover", [option[0]])):
+        request = Request(CLIENT, SERVER, "f", options=asked)
+        agreed = negotiate(request, OptionLimits(refuse=frozenset((refused,))), 1000)
+        assert [name for name, _ in agreed.answer] == answer
+
+
 def test_tsizeThatIsNotKnown() -> None:
     """An upload that is announced with 0 octets, as curl does where it does not know them, may be of any size."""
     agreed = negotiate(Request(CLIENT, SERVER, "f", write=True, options=(("tsize", "0"),)), OptionLimits())

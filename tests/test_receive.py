@@ -688,6 +688,14 @@ class TestAnything:
                 taken += 1
                 assert number == taken == receiver.stored
 
+    @pytest.mark.parametrize("windowsize", [1, 4])
+    def test_receiver_ends(self, windowsize: int) -> None:
+        """Behind the last block of a file there is none: it is neither kept nor acknowledged."""
+        receiver = BlockReceiver(AgreedOptions(blksize=8, windowsize=windowsize))
+        assert receiver.receive(Data(1, b"end")) == (b"end", False)
+        assert receiver.receive(Data(2, bytes(8))) == (None, False)
+        assert (receiver.stored, receiver.expected()) == (1, None)
+
     @given(st.integers(0, 300), st.integers(8, 64), st.integers(1, 70), st.lists(st.integers(0, 40), max_size=60))
     def test_sender(self, size: int, blksize: int, windowsize: int, acks: list[int]) -> None:
         """Whatever is acknowledged: never more than a window, never a block beyond the file or behind the last ACK."""

@@ -114,6 +114,18 @@ def test_masterNoMore() -> None:
     assert download.receive(block(1), 8.1) == (None, [ack(2)])
 
 
+def test_silenceBeginsAnew() -> None:
+    """Who hears a block after its reminders has all of them again; a listener asks, as it has nothing to tell."""
+    download = begun()
+    download.receive(block(1), 0.5)
+    assert [download.poll(now) for now in (1.5, 3.5)] == [[ack(1)], [ack(1)]]
+    download.receiveFromGroup(block(2), SOURCE, 4.0)
+    assert download.poll(5.0) == [ack(2)]
+    listener = begun()
+    listener.receiveFromGroup(block(2), SOURCE, 0.5)
+    assert listener.poll(1.5) == [R]
+
+
 def test_theLargestFile() -> None:
     """A file may have as many blocks as have numbers."""
     download = begun()
