@@ -16,7 +16,6 @@ class RetransmitTimer:
     Only progress restarts the timer: call L{progressed} for a datagram that brings something new, never for one that
     was ignored.  Otherwise a peer could prevent the repetition that it needs, by sending useless datagrams.
 
-    @ivar repeats: how many repetitions were sent in all.
     @ivar sentAt: the instant at which the last datagram that needs an answer, or its repetition, was sent.
     """
 
@@ -27,7 +26,6 @@ class RetransmitTimer:
         "_policy",
         "_progressAt",
         "_sample",
-        "repeats",
         "sentAt",
     )
 
@@ -36,7 +34,6 @@ class RetransmitTimer:
         self._estimator = RtoEstimator(policy.repeat)
         self._everHeard = self._sample = False
         self._progressAt = self._dueAt = self.sentAt = float("inf")
-        self.repeats = 0
 
     def start(self, now: float) -> None:
         """Start the timer with the opening datagram; do nothing if the timer runs already."""
@@ -126,7 +123,6 @@ class RetransmitTimer:
     def repeated(self, now: float) -> None:
         """Note that the last datagram is sent again."""
         self._estimator.backOff()
-        self.repeats += 1
         self.sent(now, first=False)
 
     def due(self, now: float) -> bool:
