@@ -152,3 +152,4 @@ def test_bounded() -> None:
         bars.bar(f"host {number}", "linux", 40.0, "why")
         bars.refuse(f"host {number}", "linux", 0.0)
         assert len(bars) <= 100
+    assert [host for host, *_ in bars.all(0.0)] == [f"host {number}" for number in range(900, 1000)]

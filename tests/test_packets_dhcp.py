@@ -142,6 +142,14 @@ def _plain(**fields: Any) -> DhcpPacket:
     return DhcpPacket(1, 1, 6, b"\0" * 4, bytes(16), **fields)
 
 
+def test_withoutCookie() -> None:
+    """A packet of BOOTP, which has no cookie of DHCP, is none of DHCP."""
+    octets = dhcp.build(_plain())
+    assert dhcp.parse(octets).options == {}
+    with pytest.raises(WireError, match="cookie"):
+        dhcp.parse(octets[:236] + bytes(4) + octets[240:])
+
+
 def test_namesAreCut() -> None:
     """A name that is longer than its field is cut so that a zero is left behind it: firmware looks for that."""
     octets = dhcp.build(_plain(sname=b"s" * 100, file=b"f" * 200))

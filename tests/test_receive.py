@@ -339,6 +339,16 @@ class TestUpload:
         assert link.kept[1] == content
         assert sum(summary(datagram) == "OACK" for _, datagram in link.sent) == 1
 
+    def test_timeout(self) -> None:
+        """Without a measurement the interval is the one that was agreed on (RFC 2349)."""
+        client = upload(pattern(1300), RequestedOptions(timeout=3, tsize=False))
+        client.begin(0.0)
+        assert words(client.poll(1.0)) == ["WRQ"]  # so it is not known what is answered
+        assert words(client.receive(buildOack((("timeout", "3"),)), 2.0)[1]) == ["DATA 1"]
+        for due in (5.0, 8.0):
+            assert client.deadline(2.0) == due
+            assert words(client.poll(due)) == ["DATA 1"]
+
     def test_duplicate_ack(self) -> None:
         """A duplicate ACK causes no block (RFC 1123)."""
         client = upload(pattern(1300))
@@ -618,6 +628,30 @@ class TestWait:
         wait.repeated(2.0)
         wait.repeated(4.0)
         assert wait.exhausted(4.0)
+
+    def test_progress(self) -> None:
+        """With progress repetitions are counted anew."""
+        wait = RetransmitTimer(RetransmitPolicy(repeat=FixedTimeouts((1.0, 3.0)), maxRepeatsUnheard=None))
+        wait.start(0.0)
+        wait.repeated(1.0)
+        assert wait.deadline() == 4.0
+        wait.progressed(2.0)
+        assert wait.deadline() == 3.0
+
+    @pytest.mark.parametrize("repeat", [AdaptiveTimeout(), FixedTimeouts((1.0, 3.0))], ids=["adaptive", "fixed"])
+    def test_exchanges(self, repeat: AdaptiveTimeout | FixedTimeouts) -> None:
+        """What is noted at once of a block and its ACK is what is noted of one after the other."""
+        once, twice = (RetransmitTimer(RetransmitPolicy(repeat=repeat)) for _ in range(2))
+        for each in (once, twice):
+            each.start(0.0)
+        for now, again in ((0.5, False), (0.6, False), (0.65, True), (0.9, False), (1.0, False)):
+            for each in (once, twice) if again else ():
+                each.repeated(now - 0.01)
+            once.exchanged(now)
+            twice.progressed(now)
+            twice.sent(now)
+            told = [(each.deadline(), each.sentAt, each.progressAt, each.roundTrip) for each in (once, twice)]
+            assert told[0] == told[1]
 
     def test_heeding_a_table(self) -> None:
         """A fixed table gives way to the interval that was agreed on."""

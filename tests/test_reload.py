@@ -30,6 +30,7 @@ from castd.packets import slam
 from castd.server.listener import Listener
 from castd.service.admin import CONNECTION_TIMEOUT
 from castd.service.build import ServiceFileRead
+from castd.service.reload import _clash
 from castd.service.rereads import REREAD_TIMEOUT
 from castd.service.service import kinds
 from castd.testing import Network, RecordingClient
@@ -446,6 +447,15 @@ def test_wider(folder: Path, network: Network) -> None:
     assert Client(network).finish() == BODY
 
 
+def test_anotherAddress(folder: Path, network: Network) -> None:
+    """From one address to another one with the same port: a transfer that is under way goes on."""
+    network.host(SERVER, "10.0.0.2")
+    case = Case(folder, network, START + "transports:\n  tftp: {interface: 10.0.0.1}\n")
+    early = Client(network)
+    assert case.reload(START + "transports:\n  tftp: {interface: 10.0.0.2}\n") == ()
+    assert early.finish() == BODY
+
+
 def test_widerByIPv6(folder: Path, network: Network) -> None:
     """The same with IPv6."""
     network.host(SERVER, "fd00::1")
@@ -457,6 +467,23 @@ def test_widerByIPv6(folder: Path, network: Network) -> None:
         client.send(b"\0\1file\0octet\0", ("fd00::1", 69))
         assert client.expect().datagram[4:] == BODY[:512]
         network.advance(60)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "clash"),
+    [
+        ("", "10.0.0.1", True),
+        ("10.0.0.1", "10.0.0.2", False),
+        ("::", "fd00::1", True),
+        ("fd00::1", "fd00::2", False),
+        ("::", "10.0.0.1", False),
+        ("", "fd00::1", False),
+        ("", "::", False),
+    ],
+)
+def test_whoHasToMakeRoom(one: str, other: str, clash: bool) -> None:
+    """Only the wildcard and an address of its family cannot be bound together: no other port has to be given up."""
+    assert _clash(one, other) == _clash(other, one) == clash
 
 
 def test_makesRoomInVain(folder: Path, network: Network) -> None:

@@ -26,7 +26,7 @@ from castd.observe.ratelimit import RateLimiter
 from castd.options import Limits
 from castd.packets.tftp import Ack, Data, Error, Oack, parse
 from castd.request import Peer
-from castd.server.admission import MIN_STAY, RequestTime
+from castd.server.admission import MIN_STAY, Admission, RequestTime
 from castd.server.known import Rank
 from castd.service.bootstrap import MIN_CASTS, affordableCasts
 from castd.testing import BytesContent, pattern
@@ -68,6 +68,40 @@ def flooded(
 def wild(**options: Any) -> TftpStage:
     """A server on a network where every address can be forged."""
     return TftpStage({"f": F, "large": pattern(40_000)}, network=Wilds(1, 0.0), **options)
+
+
+class Session:
+    """Has receivers that have to leave, and some that have answered."""
+
+    def __init__(self, *answered: Peer) -> None:
+        self.answered, self.displaced = answered, list[Peer]()
+
+    def heard(self, peer: Peer) -> bool:
+        return peer in self.answered
+
+    def displace(self, peer: Peer) -> None:
+        self.displaced.append(peer)
+
+
+def test_whoIsDisplaced() -> None:
+    """Who has answered keeps its place; of the others the first leaves first, and no address of theirs is kept."""
+    admission = Admission(Limits(receivers=3))
+    real, forged, later = [(f"10.1.0.{number}", 2000) for number in range(3)]
+    session = Session(real)
+    for peer in (real, forged, later):
+        admission.enter(session, peer, 0.0)
+    assert admission.reached(("10.1.0.9", 2000), MIN_STAY, ()) is None
+    assert admission.crowded(("10.1.0.9", 2000), MIN_STAY) == "limits.receivers"  # those displaced have yet to leave
+    assert session.displaced == [forged, later]
+    for peer in (real, *session.displaced):
+        admission.leave(session, peer)
+        admission.leave(session, peer)
+    assert not admission.receivers
+    assert admission.crowded(("10.1.0.9", 2000), MIN_STAY) is None
+    session = Session(real, forged, later)
+    for peer in (real, forged, later):
+        admission.enter(session, peer, 1.0)
+    assert admission.reached(("10.1.0.9", 2000), 2.0, ()) == "limits.receivers"
 
 
 @pytest.mark.parametrize(
