@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -436,6 +437,22 @@ def test_clockAhead(tmp_path: Path, restarts: bool) -> None:
     assert set(machine.names) == {"day"}
 
 
+def test_clockSetAhead(tmp_path: Path) -> None:
+    """A clock that is set ahead while castd runs, by less than the age, removes nothing that is younger."""
+    machine = TimedMachine(tmp_path / "history.sqlite", age=90 * 86400.0)
+    machine.write("first")
+    machine.passes(20 * 86400)
+    machine.write("before")
+    machine.wall += 80 * 86400
+    machine.write("ahead")
+    machine.passes(600)
+    machine.wall -= 80 * 86400
+    machine.write("set")
+    machine.passes(LONG)
+    machine.write("later")
+    assert machine.names == ["first", "before", "ahead", "set", "later"]
+
+
 @pytest.mark.parametrize("wrong", [AHEAD, 0.0], ids=["ahead", "behind"])
 def test_restartsWithoutClock(tmp_path: Path, wrong: float) -> None:
     """A start is no proof of a clock that was wrong at the start before it, nor when it has been set meanwhile."""
@@ -657,6 +674,24 @@ def test_removed(tmp_path: Path) -> None:
     kept.history(refused(1.0, name="five"))
     assert [each["name"] for each in kept.found()] == ["five"]
     assert [each["name"] for each in readFile(str(tmp_path / "one-h.sqlite"), Query())] == ["one"]
+    kept.history.close()
+
+
+def test_removedThenClosed(tmp_path: Path) -> None:
+    """Where no file could be begun, and its directory is closed to castd's user since, what is lost is told."""
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    kept, events = Kept(folder / "h.sqlite"), list[LogEvent]()
+    shutil.rmtree(folder)
+    with observed(events.append):
+        kept.history(refused(1.0, name="one"))
+        kept.clock.advance(history.DELAY)
+        folder.mkdir(mode=0o000)
+        with nobody():
+            kept.history(refused(2.0, name="two"))
+            kept.clock.advance(history.DELAY)
+    folder.chmod(0o755)
+    assert [event["why"] for event in events] == ["No such file or directory", "Permission denied"]
     kept.history.close()
 
 
