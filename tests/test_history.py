@@ -743,6 +743,30 @@ def test_diskFull(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each["name"] for each in kept.found()] == ["later"]
 
 
+def test_diskFullBesideAFile(tmp_path: Path) -> None:
+    """A disk that is full is no damage: the file stays, and is written to as soon as there is room."""
+    kept = Kept(tmp_path / "history.sqlite")
+    kept.history(received(1.0, name="one"))
+    kept.clock.advance(history.DELAY)
+    database = kept.store._database
+    ((pages,),) = database.execute("PRAGMA page_count")
+    database.execute(f"PRAGMA max_page_count = {pages}")
+    kept.history(received(2.0, name="large" * 10_000))
+    kept.clock.advance(history.DELAY)
+    assert (kept.history.lost, kept.store.putAside) == (1, None)
+    database.execute(f"PRAGMA max_page_count = {pages + 1000}")
+    kept.history(received(3.0, name="later"))
+    assert [each["name"] for each in kept.found()] == ["one", "later"]
+    kept.history.close()
+
+
+@pytest.mark.parametrize("question", [{"since": "monday"}, {"limit": "all"}, {"address": 10}, {"failed": "no"}])
+def test_cannotBeAskedFor(question: dict[str, object]) -> None:
+    """A question with a value of another kind is refused, and says which."""
+    with pytest.raises(ValueError, match=f"^{next(iter(question))}: "):
+        Query.read(question)
+
+
 @given(st.dictionaries(st.sampled_from(["peer", "name", "outcome", "why", "octets", "size"]), st.text() | st.none()))
 def test_anyEvent(fields: dict[str, object]) -> None:
     """Whatever a client has written into an event is kept and found again."""

@@ -289,6 +289,17 @@ def test_asksFromTheNextPort(after: float, receivers: list[int]) -> None:
         assert [port for _, port in cast.receivers] == receivers
 
 
+def test_deafMachineAsks() -> None:
+    """A machine that has lately received nothing of a group is served by unicast, also while others have the group."""
+    with GroupStage() as stage:
+        stage.join(1)
+        stage.site.deafMachines.remember("10.0.0.12", 60.0, stage.network.seconds())
+        client, packet, _ = stage.ask(rrq("afile", **ASKED), stage.client(2000, "10.0.0.12"))
+        assert isinstance(packet, Oack)
+        assert "multicast" not in dict(packet.options)
+        assert [client.address in cast.receivers for cast in stage.casts()] == [False, True]
+
+
 def test_anotherMachineAsks() -> None:
     """A member that has sent nothing since its request is replaced by its own machine only."""
     with GroupStage() as stage:
