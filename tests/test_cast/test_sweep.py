@@ -29,7 +29,7 @@ from castd.cast.events import (
 )
 from castd.cast.inflight import MOST_BURSTS, LossEstimator
 from castd.cast.members import Member, Members
-from castd.cast.policy import FixedTimeouts, RetransmitPolicy
+from castd.cast.policy import AdaptiveTimeout, FixedTimeouts, RetransmitPolicy
 from castd.cast.sweep import (
     FIRST_PAUSE,
     FLIGHT_TIME,
@@ -218,6 +218,17 @@ def test_threeUnansweredQuestions() -> None:
     assert gone([action for _, action in told]) == [(A, outcomes.SILENT)]
     assert LINGER < told[-1][0] < LINGER + 1
     assert sweep.memberCount() == 0
+
+
+def test_answersAreMeasured() -> None:
+    """An answer is waited for no longer than the one before it makes likely, whenever the cast has begun."""
+    sweep = cast(policy=replace(POLICY, repeat=AdaptiveTimeout(first=0.1, floor=0.02)))
+    sweep.join(A, 1000.0, (range(40),))
+    assert asked(drain(sweep, 1000.0)) == [A]
+    assert sweep.deadline(1000.0) == pytest.approx(1000.1)
+    sweep.hear(A, RequestBlocks((range(20, 40),)), 1000.01)
+    assert asked(drain(sweep, 1000.01)) == [A]
+    assert sweep.deadline(1000.01) == pytest.approx(1000.04)
 
 
 def test_lateAnswerBringsItBack() -> None:
