@@ -80,6 +80,22 @@ def test_notices(again: int) -> None:
     assert told == ([second, first, last] if again else [first, second, last])
 
 
+def test_farewellsTellOfRepetitions() -> None:
+    """A farewell says how often its member has repeated the request for what it lacks, and for nothing else."""
+    blocks, others = (range(4, 5),), (range(5, 6),)
+    told = list[int]()
+    for wants in (blocks, others, ()):
+        members: Members[Member] = Members()
+        members.add(leaves := member(1))
+        for ranges in (others, blocks, blocks, blocks):
+            leaves.asksAgain(ranges)
+        members.remove(leaves, outcomes.SILENT, wants)
+        farewell = members.nextNotice()
+        assert isinstance(farewell, Left)
+        told.append(farewell.repeated)
+    assert told == [3, 0, 0]
+
+
 def test_whoAsksInVain() -> None:
     """
     Who was busy acknowledges all copies of a block, one after the other: so many requests say nothing, and each one
