@@ -22,7 +22,7 @@ from castd.upgrade.predecessor import DEATH_TIMEOUT, Predecessor
 from castd.upgrade.successor import READY_TIMEOUT, Successor
 from tests.support.disks import result
 from tests.support.log import observed
-from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, Client
+from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, AdminEndpoints, Client
 from tests.test_reload import BODY
 
 SINGLE = "transports: {tftp: {single-port: true}}\n"
@@ -434,6 +434,50 @@ def test_unclaimed(case: Callable[..., Case], network: Network) -> None:
     assert early.finish() == BODY
     network.advance(60)
     assert one.left == ["old"]
+
+
+def test_reloadBesideTheOld(case: Callable[..., Case], network: Network) -> None:
+    """
+    An address that a reload of the new process removes is read for the old one's transfers until that has ended; and
+    it makes no room for another one before, as the old process has it open, too.
+    """
+    both = "transports: {tftp: {}, b: {use: tftp, port: 70, interface: 10.0.0.1, single-port: true}}\n"
+    one = case(START + both)
+    early = Client(network, port=70)
+    assert one.upgrade() == ()
+    assert one.new is not None
+    one.write(START + both.replace("interface: 10.0.0.1, ", ""))
+    (fault,) = result(one.new.reread())
+    why = "process 1234, which was here before this one, still has it open: try again when it has ended"
+    assert fault.endswith(f"transports.b: 10.0.0.1:70 is to make room, but {why}")
+    for text in (TFTP, both, TFTP):
+        one.write(START + text)
+        assert result(one.new.reread()) == ()
+        network.advance(1)
+        assert not early.step()
+    assert [each.bindAddress[1] for each in one.new.addresses] == [69, 70]
+    assert early.finish() == BODY
+    network.advance(60)
+    assert one.left == ["old"]
+    one.killedOld = True
+    one.line.ends[0].close()
+    network.advance(1)
+    assert [each.bindAddress[1] for each in one.new.addresses] == [69]
+    assert len(network.getDelayedCalls()) == 0
+
+
+def test_adminPorts(case: Callable[..., Case], network: Network, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new process opens its admin ports, those that are new in its file, and those that the old one has had."""
+    endpoints = AdminEndpoints(monkeypatch)
+    control = f"control: {{path: {folder}/control}}\n"
+    one = case(START + TFTP + control, START + TFTP + control + "metrics: {listen: '127.0.0.1:9147'}\n")
+    given: Any = Given
+    monkeypatch.setattr(given, "adminAddresses", one.old.adminAddresses())
+    assert one.upgrade() == ()
+    network.advance(1)
+    assert one.new is not None
+    assert one.new.adminAddresses() == {"metrics": "127.0.0.1:9147", "control": f"{folder}/control"}
+    assert endpoints.open[network] == {"127.0.0.1:9147", f"{folder}/control"}
 
 
 def test_goneWrong(case: Callable[..., Case], network: Network) -> None:

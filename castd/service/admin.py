@@ -85,12 +85,12 @@ class AdminPorts:
 
     def open(self) -> None:
         """
-        Open the admin ports of the service file, unless admin ports are open already.
+        Open the admin ports of the service file that are not open already: in an upgrade some are opened before the
+        predecessor has closed its own, and those that have the same address as its own only afterwards.
 
         @raise ConfigError: a port cannot be opened.
         """
-        if not self._ports:
-            self.replace(self.bind(self._server.config))
+        self.replace(self.bind(self._server.config))
 
     def bind(self, config: Config) -> dict[str, AdminPort]:
         """

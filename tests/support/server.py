@@ -4,14 +4,19 @@ Composes a whole server from a service file, on a network in memory, and a clien
 
 from __future__ import annotations
 
+import errno
 import random
 from pathlib import Path
 from typing import Any
 
+import pytest
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import CannotListenError
+
 from castd.config.plugin import collect
 from castd.observe.metrics import Counters
 from castd.service.service import Server, compose, read
-from castd.testing import Network, RecordingClient
+from castd.testing import Host, Network, RecordingClient
 from tests.support.disks import result
 
 SERVER, CLIENT = "10.0.0.1", "10.0.0.9"
@@ -44,6 +49,40 @@ class Case:
     def ports(self) -> list[int]:
         """Return the request ports that are open."""
         return sorted(port for host, port in self.network.bound if host == SERVER and port < 40000)
+
+
+class AdminEndpoints:
+    """
+    Takes the place of the endpoints of admin ports, which need a reactor: notes which addresses are open on a network.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.open: dict[Network, set[str]] = {}
+        for name in ("metricsEndpoint", "controlEndpoint"):
+            monkeypatch.setattr(f"castd.service.admin.{name}", self._endpoint)
+
+    def _endpoint(self, host: Host, address: str) -> AdminEndpoint:
+        return AdminEndpoint(self.open.setdefault(host.network, set()), address)
+
+
+class AdminEndpoint:
+    """One of L{AdminEndpoints}, and its port; port 1 is another program's."""
+
+    def __init__(self, open_: set[str], address: str) -> None:
+        self._open, self._address = open_, address
+
+    def listen(self, factory: object) -> Deferred[Any]:
+        if self._address in self._open or self._address.endswith(":1"):
+            return fail(CannotListenError("", 0, OSError(errno.EADDRINUSE, "Address already in use")))
+        self._open.add(self._address)
+        return succeed(self)
+
+    def getHost(self) -> None:
+        """Return nothing: its page is not asked for."""
+
+    def stopListening(self) -> Deferred[None]:
+        self._open.remove(self._address)
+        return succeed(None)
 
 
 def statusOf(server: Server) -> Any:
