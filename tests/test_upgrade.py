@@ -125,8 +125,11 @@ class Case:
         self.old.privilegedStartService()
         self.old.startService()
 
-    def made(self, text: str, host: Any) -> Server:
+    def write(self, text: str) -> None:
         (self.folder / "x.yaml").write_text(text)
+
+    def made(self, text: str, host: Any) -> Server:
+        self.write(text)
         return compose(read(self.folder / "x.yaml", COLLECTED), COLLECTED, host, host, random.Random(0))
 
     def spawn(self, end: socket.socket, exited: Callable[[str], object]) -> "Case":

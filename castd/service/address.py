@@ -76,6 +76,11 @@ class ListeningAddress(Service):
         """Whether no transfer is under way."""
         return next(iter(self.transport.casts()), None) is None
 
+    @property
+    def heldBy(self) -> int | None:
+        """The process before this one, which may have the same socket; L{None}: there is none any more."""
+        return None if self.site.predecessor is None else self.site.predecessor.pid
+
     def share(self, transport: ICastTransport, entry: Entry) -> bool:
         """Add a transport that is configured at this address.  -> whether it could be added."""
         shared = self.transport.share(transport)
@@ -145,9 +150,7 @@ class ListeningAddress(Service):
         if self.port is None:
             return None
         draining = self._drainTransport()
-        if self.site.predecessor is not None:
-            draining.addCallback(self._predecessorEnded)
-        elif self.site.ports.storing and not self.requestPortPeers():
+        if self.site.predecessor is None and self.site.ports.storing and not self.requestPortPeers():
             # No transfer lives on this port: datagrams wait in its socket for the next process.
             self.port.pause(False)
         draining.addTimeout(self.site.limits.drain, self.site.reactor)
@@ -169,14 +172,19 @@ class ListeningAddress(Service):
         """
         Serve only the peers that are served already.
 
-        @return: fires when their transfers have ended, however long that takes, and the port is closed; not if
-            L{become} comes before.
+        @return: fires when their transfers have ended, however long that takes, also those of a process before this
+            one, and the port is closed; not if L{become} comes before.
         """
         self.retiring = True
         return self._drainTransport().addErrback(self._drainFailed).addCallback(self._close)
 
     def _drainTransport(self) -> Deferred[None]:
-        """Drain the transport.  -> a Deferred of its own: a stop that gives up must not cancel a L{retire}."""
+        """
+        Drain the transport, and wait for a process before this one: its transfers on this port need what is read here,
+        and its copy of the socket keeps the address bound, so that the port could not be opened once more.
+
+        @return: a Deferred of its own: a stop that gives up must not cancel a L{retire}.
+        """
         drained: Deferred[None] = Deferred()
         self._draining.add(drained)
         maybeDeferred(self.transport.drain).addBoth(self._drained, drained)
@@ -184,22 +192,21 @@ class ListeningAddress(Service):
 
     def _drained(self, result: Failure | None, drained: Deferred[None]) -> None:
         """Fire one of the Deferreds of L{_drainTransport}, unless the transport goes on by now."""
-        if drained in self._draining:
+        predecessor = self.site.predecessor
+        if drained not in self._draining:
+            if isinstance(result, Failure):
+                self._drainFailed(result)
+        elif predecessor is None or isinstance(result, Failure):
             self._draining.remove(drained)
             drained.callback(result)
-        elif isinstance(result, Failure):
-            self._drainFailed(result)
+        else:
+            predecessor.ended().addCallback(self._drained, drained)
 
     def _goOn(self, transport: ICastTransport, what: str) -> None:
         """End every drain, and have the transport serve what C{transport} would."""
         self.retiring = False
         self._draining.clear()
         self._attempt(partial(self.transport.become, transport), what)
-
-    def _predecessorEnded(self, _: object) -> Deferred[None] | None:
-        """Return a Deferred that fires when no other process needs the datagrams that this one reads from the port."""
-        predecessor = self.site.predecessor
-        return None if predecessor is None else predecessor.ended()
 
     def _drainFailed(self, failure: Failure) -> None:
         if failure.check(TimeoutError) is None:
