@@ -116,6 +116,17 @@ def test_limits(folder: Path, network: Network) -> None:
     assert Client(network, host="10.0.0.8").finish() == BODY
 
 
+def test_lessMemory(folder: Path, network: Network) -> None:
+    """A smaller limit of the memory holds at once, also if no further block is laid out."""
+    (folder / "boot" / "large").write_bytes(bytes(3 << 20))
+    case = Case(folder, network, START + TFTP)
+    assert len(Client(network, name="large").finish()) == 3 << 20
+    cache = case.server.site.blockCache
+    assert cache.octets > 2 << 20
+    assert case.reload(START + "limits: {memory: 1 MiB}\n" + TFTP) == ()
+    assert cache.octets <= 1 << 20
+
+
 def test_uploads(folder: Path, network: Network) -> None:
     """Uploads go where the new file says; a place that stays keeps knowing which names are being written."""
     allowed = "access: [{allow: any}]\n"

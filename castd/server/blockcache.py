@@ -247,6 +247,11 @@ class BlockCache:
         self._chunks: OrderedDict[Hashable, Chunk] = OrderedDict()
         self._awaited: dict[Hashable, AwaitedChunk] = {}
 
+    def adjust(self, limit: int) -> None:
+        """Use another limit from now on; what is beyond it is dropped."""
+        self.limit = limit
+        self._shrink()
+
     def chunk(self, wire: IWire, content: IContent, number: int) -> Chunk:
         """
         Find the chunk of a block, or lay it out.
@@ -341,7 +346,10 @@ class BlockCache:
         """Add a chunk, and drop the least recently used ones if there are too many."""
         self._chunks[key] = chunk
         self.octets += chunk.cost
+        self._shrink()
+        return chunk
+
+    def _shrink(self) -> None:
         while self.octets > self.limit and len(self._chunks) > 1:
             _, old = self._chunks.popitem(last=False)
             self.octets -= old.cost
-        return chunk

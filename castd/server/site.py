@@ -129,7 +129,7 @@ class Site:
             self.pacer = Pacer(limits.rate)
         else:
             self.pacer.adjust(limits.rate)
-        self.blockCache.limit = limits.memory
+        self.blockCache.adjust(limits.memory)
         self.admission.adjust(limits)
 
     # Files.
