@@ -1060,10 +1060,12 @@ class IListeningPort(IDatagramPort):
         @raise OSError: as L{setGroup}.
         """
 
-    def admitReceivers() -> None:
+    def admitReceivers(admit: bool) -> None:
         """
         Let receivers on this machine bind the number of this port to a group's address, if the port is bound to the
         wildcard; without this the system refuses it.
+
+        @param admit: C{False}: let nobody do so any more.
         """
 
     def probe() -> Deferred[None]:

@@ -283,13 +283,19 @@ def test_fixedGroup(folder: Path, network: Network) -> None:
 
 
 def test_groupGetsTheNumberOfThePort(folder: Path, network: Network) -> None:
-    """Where a reload gives a group the number of its request port, receivers on this machine can hear it at once."""
+    """
+    Where a reload gives a group the number of its request port, receivers on this machine can hear it at once; where
+    the group gets another one, nobody else can bind the number any more.
+    """
     text = START + "transports: {slam: {file: file, group: '239.255.1.1:9999'}}\n"
     case = Case(folder, network, text)
     with pytest.raises(CannotListenError):
         case.host.listenMulticast(10000, DatagramProtocol(), "239.255.1.1")
     assert case.reload(text.replace("9999", "10000")) == ()
     case.host.listenMulticast(10000, DatagramProtocol(), "239.255.1.1")
+    assert case.reload(text) == ()
+    with pytest.raises(CannotListenError):
+        case.host.listenMulticast(10000, DatagramProtocol(), "239.255.1.1")
 
 
 def test_fixedGroupMoves(folder: Path, network: Network) -> None:

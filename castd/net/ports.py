@@ -380,10 +380,10 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
         else:
             super()._trySendTo(datagram, address, host)
 
-    def admitReceivers(self) -> None:
+    def admitReceivers(self, admit: bool) -> None:
         if self._wildcard:
             # After the bind: else a second castd could be started at this port, and would get a part of the requests.
-            sockets.setOptional(self._socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sockets.setOptional(self._socket, socket.SOL_SOCKET, socket.SO_REUSEADDR, int(admit))
 
     def probe(self) -> Deferred[None]:
         name = self._socket.getsockname()

@@ -75,12 +75,20 @@ class Listener(DatagramProtocol):
 
     def startProtocol(self) -> None:
         self.site.requestPorts[self.port] += 1
-        self._admitReceivers()
+        self._admitReceivers(False)
 
-    def _admitReceivers(self) -> None:
-        """Let receivers on this machine bind the number of the port to a group, if a group has that number."""
-        if self.transport is not None and any(entry.sharesNumber for entry in self._entries):
-            self.transport.admitReceivers()
+    def _admitReceivers(self, before: bool) -> None:
+        """
+        Let receivers on this machine bind the number of the port to a group, if and only if one has that number.
+
+        @param before: they could until now.
+        """
+        if self.transport is not None and self._sharesNumber is not before:
+            self.transport.admitReceivers(not before)
+
+    @property
+    def _sharesNumber(self) -> bool:
+        return any(entry.sharesNumber for entry in self._entries)
 
     def stopProtocol(self) -> None:
         self.site.requestPorts -= Counter([self.port])
@@ -101,12 +109,13 @@ class Listener(DatagramProtocol):
         """
         Serve the dialects of another listener; those with equal options keep their groups, and casts under way go on.
         """
+        admitted = self._sharesNumber
         self._entries = [
             next((ours for ours in self._entries if (ours.name, ours.options) == (entry.name, entry.options)), entry)
             for entry in other._entries
         ]
         self._sessions.successor = self._drained = None
-        self._admitReceivers()
+        self._admitReceivers(admitted)
 
     def drain(self) -> Deferred[None]:
         """As L{ICastTransport.drain}."""

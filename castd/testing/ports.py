@@ -252,9 +252,9 @@ class VirtualPort:
         if told is not None and not self.closed:
             told(peer)
 
-    def admitReceivers(self) -> None:
+    def admitReceivers(self, admit: bool) -> None:
         """As L{IListeningPort.admitReceivers}."""
-        self.admits = True
+        self.admits = admit
 
     def probe(self) -> defer.Deferred[None]:
         """As L{IListeningPort.probe}."""
