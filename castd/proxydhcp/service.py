@@ -151,6 +151,9 @@ class ProxyDhcp:
         self._rules: Sequence[RuleInForce] = ()
         self._files = KnownFiles(site)
         self._memory = Memory(options)
+        # The one that has inherited the memory: it alone waits for machines.  Not the other way round, nor in the
+        # memory: a circle would keep the directories of the file that it was in open.
+        self._heir: ProxyDhcp | None = None
         self._open: dict[ServicePort, IListeningPort] = {}
         self._watching: IDelayedCall | None = None
         self._waiting: set[Deferred[None]] = set()
@@ -215,6 +218,7 @@ class ProxyDhcp:
         """As L{IPortService.inherit}."""
         if isinstance(other, ProxyDhcp) and other._memory is not self._memory:
             self._memory = other._memory
+            other._heir = self
             self._memory.limits.adjust(self.options.answers, self.options.answersPerMachine)
             other._stopWatching()
             self._watchFetches()
@@ -387,11 +391,15 @@ class ProxyDhcp:
             _log.warn(form, event="unsendable", **told)
             return
         self._tellAnswer(request, decided)
-        if decided.name and self._drained is None:
+        inForce = self
+        while inForce._heir is not None:
+            # After a reload this service answers what it has begun to.
+            inForce = inForce._heir
+        if decided.name and inForce._drained is None:
             host = str(request.address) if request.kind != DISCOVER else None
             now = self._site.reactor.seconds()
             self._memory.awaited.add(Awaited(request.machine.address, decided.name, host, decided.form, now))
-            self._watchFetches()
+            inForce._watchFetches()
 
     def _tellAnswer(self, request: BootRequest, decided: Answer) -> None:
         told = {

@@ -1316,6 +1316,23 @@ def test_PX62_aPortLess(tmp_path: Path) -> None:
         assert len(stage.told("unfetched")) == 1
 
 
+def test_PX62_answeredAfterAReload(tmp_path: Path) -> None:
+    """PX-62: the new service waits also for a machine whom the one before answers only after the reload."""
+    with ProxyStage(tmp_path, X64, own={"answers": "1/s"}) as stage:
+        stage.replay("P-08")
+        _rrq(stage, "snponly.efi")
+        stage.network.advance(0.9)
+        before = stage.service
+        assert stage.hear(discover("52:54:00:66:00:21", xid=b"\0\0\0\7")) == []
+        assert result(stage.server.reread()) == ()
+        stage.network.advance(0.2)
+        assert [each.source[1] for each in stage.said() if each.source[1] in (67, 4011)] == [67]
+        timers = [getattr(call.func, "__self__", None) for call in stage.network.getDelayedCalls()]
+        assert (before in timers, stage.service in timers) == (False, True)
+        stage.network.advance(31)
+        assert [each["machine"] for each in stage.told("unfetched")] == ["52:54:00:66:00:21"]
+
+
 def test_PX62_direct(tmp_path: Path) -> None:
     """PX-62: a direct answer names no address: the first fetch of the name counts for who has waited longest."""
     with ProxyStage(tmp_path, IPXE) as stage:
