@@ -143,6 +143,35 @@ def test_uploads(folder: Path, network: Network) -> None:
     box.send(b"\0\2newer\0octet\0", (SERVER, 69))
 
 
+def test_stopAfterTheirDirectoryHasGone(folder: Path, network: Network) -> None:
+    """A stop waits for the disk also where it breaks off an upload to a directory that the file has no more."""
+    allowed, disk, stopped = "access: [{allow: any}]\nlimits: {drain: 1 s}\n" + TFTP, Later(), list[object]()
+    case = Case(folder, network, START + "uploads: [{directory: {path: other, keep-free: 0}}]\n" + allowed)
+    RecordingClient(network.host(CLIENT)).send(b"\0\2new\0octet\0", (SERVER, 69))
+    network.advance(0.01)
+    case.server.site.drops["octet"].directories[0].uploads.thread = disk
+    assert case.reload(START + allowed) == ()
+    gc.collect()
+    case.server.stopService().addBoth(stopped.append)
+    network.advance(1.1)
+    assert (stopped, len([*(folder / "other").glob(".castd-*")])) == ([], 1)
+    disk.run()
+    assert (len(stopped), [*(folder / "other").glob(".castd-*")]) == (1, [])
+
+
+def test_abandonedUploads(folder: Path, network: Network) -> None:
+    """What a crash has left of uploads in a directory that a reload adds is removed; what is being written stays."""
+    place = START + "uploads: [{directory: {path: other, keep-free: 0}}]\naccess: [{allow: any}]\n" + TFTP
+    case, left = Case(folder, network, START + TFTP), folder / "other" / ".castd-1234-1.part"
+    left.write_bytes(b"half")
+    assert case.reload(place) == ()
+    assert not left.exists()
+    RecordingClient(network.host(CLIENT)).send(b"\0\2new\0octet\0", (SERVER, 69))
+    network.advance(0.01)
+    assert case.reload(place.replace("keep-free: 0", "keep-free: 1")) == ()
+    assert len([*(folder / "other").glob(".castd-*")]) == 1
+
+
 def test_aDiskThatDoesNotAnswer(
     folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch, events: list[dict[str, Any]]
 ) -> None:

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import chain
 from random import Random
 from typing import TypedDict
+from weakref import WeakSet
 
 from pydantic import BaseModel
 from twisted.application.service import MultiService
@@ -38,7 +39,7 @@ from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
 from castd.service.address import ListeningAddress
 from castd.service.admin import AdminPorts, Answer, Question
-from castd.service.build import SINKS, Components, ServiceFileRead, build, kinds, read
+from castd.service.build import SINKS, Components, ConfiguredSink, ServiceFileRead, build, kinds, read
 from castd.service.explain import CLIENT_PORT, DryRequest, ExplainAnswer, explain
 from castd.service.histories import Histories
 from castd.service.logs import Logs
@@ -120,6 +121,8 @@ class Server(MultiService):
         self._collected = collected
         self._rereads = Rereads(self, collected)
         self._sinks = components.sinks
+        # Also those of files before this one: their uploads go on.
+        self._uploads = WeakSet(each.sink.uploads for each in components.sinks)
         self._presence: dict[str, Presence] = {}
         self.handover = Handover(self)
         self.watch = ServiceWatch(site.reactor, ServiceNotifier(), None, self.listeningPorts, self.statusLine)
@@ -217,9 +220,7 @@ class Server(MultiService):
 
     def removeAbandoned(self) -> None:
         """Remove the unfinished uploads of processes that have crashed, before this one or beside it."""
-        for drops in list(self.site.drops.values())[:1]:
-            for directory in drops.directories:
-                directory.removeAbandoned().addErrback(_removalFailed)
+        _removeAbandoned(self._sinks)
 
     def _announceServing(self) -> None:
         """
@@ -265,7 +266,7 @@ class Server(MultiService):
 
     def _removeUnfinished(self, result: object) -> Deferred[object]:
         """Wait until the files of uploads that were broken off are removed, but not for a disk that hangs."""
-        settling = allWithin([each.sink.settled() for each in self._sinks], SETTLE_TIMEOUT, self.site.reactor)
+        settling = allWithin([each.settled() for each in self._uploads], SETTLE_TIMEOUT, self.site.reactor)
         return settling.addCallback(lambda _: result)
 
     def _stopped(self, result: object) -> Deferred[object]:
@@ -525,12 +526,16 @@ class Server(MultiService):
         self.recorders.use(config)
         self.admin.replace(admin)
         self.admin.announce()
+        # What a crash has left in a directory that was not in the file at the start.
+        fresh = [each for each in components.sinks if each not in self._sinks]
         self.config, self._sinks, self.portServices = config, components.sinks, components.services
+        self._uploads.update(each.sink.uploads for each in fresh)
         self.inForceAt = self.site.reactor.seconds()
         self.site.adjust(config.limits)
         components.openSite(self.site)
         self._changeAddresses(components)
         self.site.ports.reconcileStore()
+        _removeAbandoned(fresh)
 
     def _changeAddresses(self, components: Components) -> None:
         """Listen at these addresses, whose ports are open, and retire all others."""
@@ -555,6 +560,11 @@ class Server(MultiService):
 
 def _reloadAnswer(faults: tuple[str, ...]) -> ReloadAnswer:
     return {"ok": not faults, "faults": faults}
+
+
+def _removeAbandoned(sinks: Iterable[ConfiguredSink]) -> None:
+    for each in sinks:
+        each.sink.removeAbandoned().addErrback(_removalFailed)
 
 
 def _removalFailed(failure: Failure) -> None:
