@@ -247,6 +247,32 @@ def test_stopWhileItGoes(folder: Path, network: Network, events: list[dict[str, 
     assert [each for each in events if each.get("event") == "fault"] == []
 
 
+def test_readinessForgets(folder: Path, network: Network) -> None:
+    """What was known of a directory that a reload takes out of the file is forgotten: there may be ever new ones."""
+    case = Case(folder, network, START + TFTP)
+    for each in ("other", "boot", "other"):
+        assert case.reload(START.replace("boot", each) + TFTP) == ()
+        result(case.server.lookAtDisks())
+        assert case.server.unready() is None
+        assert [*case.server._presence] == [str(folder / each)]
+
+
+def test_addressOfTheMachineHasGone(folder: Path, network: Network) -> None:
+    """A server is ready though an address that was taken out of the service file, and of the machine, has transfers."""
+    host = network.host(SERVER, "10.1.0.1")
+    both = "transports: {tftp: {interface: 10.0.0.1}, b: {use: tftp, interface: 10.1.0.1}}\n"
+    case = Case(folder, network, START + both)
+    client = RecordingClient(network.host(CLIENT))
+    client.send(b"\0\1file\0octet\0", ("10.1.0.1", 69))
+    client.expect()
+    host.addresses = (SERVER,)
+    assert case.server.unready() == "no interface has the address of 10.1.0.1:69"
+    assert case.reload(START + "transports: {tftp: {interface: 10.0.0.1}}\n") == ()
+    assert (len(case.server.addresses), case.server.unready()) == (2, None)
+    network.advance(60)
+    assert len(case.server.addresses) == 1
+
+
 def test_comesBack(folder: Path, network: Network) -> None:
     """An address that was about to close and is wanted again simply goes on."""
     both = START + "transports: {tftp: , b: {use: tftp, port: 70}}\n"

@@ -314,10 +314,12 @@ class Server(MultiService):
         """Return the reason why requests are not answered now; L{None}: they are answered."""
         if self.draining:
             return "draining"
-        if any(each.port is None and each.required for each in self.addresses):
+        # One that a reload has taken out of the service file ends its transfers only.
+        required = [each for each in self.addresses if each.required and not each.retiring]
+        if any(each.port is None for each in required):
             return "not every port is open"
-        for each in self.addresses:
-            if each.required and not self.site.ports.isOurs(each.bindAddress[0]):
+        for each in required:
+            if not self.site.ports.isOurs(each.bindAddress[0]):
                 return f"no interface has the address of {each.address}"
         for name, presence in self._presences():
             fault = presence.fault()
