@@ -232,6 +232,18 @@ def test_addresses(folder: Path, network: Network, events: list[dict[str, Any]])
     assert len(list(case.server)) == 1
 
 
+def test_sizeOnly(folder: Path, network: Network, events: list[dict[str, Any]]) -> None:
+    """A machine that asks for the size of a file, and not for the file, is told of, also if another address goes."""
+    case = Case(folder, network, START + "transports: {tftp: , b: {use: tftp, port: 70}}\n")
+    box = RecordingClient(network.host(CLIENT))
+    box.send(b"\0\1file\0octet\0tsize\x000\0", (SERVER, 69))
+    box.send(b"\0\5\0\0\0", box.expect().source)
+    network.advance(1)
+    assert case.reload(START + TFTP) == ()
+    network.advance(31)
+    assert [each["peer"] for each in events if each.get("event") == "size-only"] == [f"{CLIENT}:{box.address[1]}"]
+
+
 def test_stopWhileItGoes(folder: Path, network: Network, events: list[dict[str, Any]]) -> None:
     """A stop ends who is there at an address that is gone as it ends all others, after its time, and finds no fault."""
     case, stopped = Case(folder, network, START + "transports: {tftp: , b: {use: tftp, port: 70}}\n"), list[Any]()

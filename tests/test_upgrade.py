@@ -273,6 +273,18 @@ def test_upload(case: Callable[..., Case], network: Network, folder: Path) -> No
     assert one.casts() == (0, 1)
 
 
+def test_sizeOnly(case: Callable[..., Case], network: Network, events: list[dict[str, Any]]) -> None:
+    """Once another process serves, this one does not see whether a machine comes back that has asked for a size."""
+    one = case(START + TFTP)
+    box = RecordingClient(network.host(CLIENT))
+    box.send(b"\0\1file\0octet\0tsize\x000\0", (SERVER, 69))
+    box.send(b"\0\5\0\0\0", box.expect().source)
+    network.advance(1)
+    assert one.upgrade() == ()
+    network.advance(60)
+    assert [event for event in events if event.get("event") == "size-only"] == []
+
+
 @pytest.mark.parametrize("dies", ["old", "new"])
 def test_uploadsOfTheDead(case: Callable[..., Case], network: Network, folder: Path, dies: str) -> None:
     """What a process that was killed has left of its uploads is removed by the one that goes on, once it is over."""

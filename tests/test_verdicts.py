@@ -391,17 +391,6 @@ def test_sizeAndThenTheFile(events: Events) -> None:
     assert len(stage.site.timers) == 0
 
 
-def test_anotherProcessServes(events: Events) -> None:
-    """Once the port is left to another process, this one does not see whether a machine comes back."""
-    stage = TftpStage()
-    client, _, tid = stage.ask(rrq(tsize=0))
-    client.send(buildError(8, ""), tid)
-    stage.network.advance(1)
-    stage.listener.drain()
-    stage.network.advance(60)
-    assert [event for event in events if event.get("event") == "size-only"] == []
-
-
 @pytest.mark.parametrize(("pause", "minutes"), [(9, 1), (60, 3)])
 def test_againWithin(pause: float, minutes: int, events: Events) -> None:
     """It is told within how many minutes a machine has fetched the same again and again: never within none."""

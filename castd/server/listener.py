@@ -121,7 +121,6 @@ class Listener(DatagramProtocol):
         """As L{ICastTransport.drain}."""
         if self._drained is None:
             self._drained = Deferred()
-            self.site.attempts.forgetSizes()
             for session in list(self._sessions.underWay):
                 session.endIfIdle()
             self._checkDrained()

@@ -236,6 +236,7 @@ class Server(MultiService):
     def stopService(self) -> Deferred[object]:
         """Return a Deferred that fires when all transfers have ended, all ports are closed, and the log is written."""
         self.draining = self.stopping = True
+        self.site.attempts.forgetSizes()
         self.logs.followNames(True)
         if self.handover.successor is not None:
             self.handover.successor.abandon()
@@ -454,6 +455,7 @@ class Server(MultiService):
     def stopServing(self) -> Deferred[None]:
         """Leave new requests to another process.  -> fires when that process can open the admin ports."""
         self.draining = True
+        self.site.attempts.forgetSizes()
         self.batch.flush()
         self.logs.followNames(True)
         self.site.ports.freezeStore(True)
