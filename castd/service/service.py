@@ -335,13 +335,18 @@ class Server(MultiService):
         return lookAt((presence for _, presence in self._presences()), self.site.reactor)
 
     def _presences(self) -> list[tuple[str, Presence]]:
-        """Return what is known of each directory of content, by the name of its entry in the service file."""
+        """
+        Return what is known of each directory of content, by the name of its entry in the service file.  What is known
+        of others is forgotten: a reload has taken them out of it.
+        """
+        known, self._presence = self._presence, {}
         found = []
         for entry in self.config.content:
             if isinstance(entry.options, DirectoryOptions):
                 path = str(entry.options.base)
-                known = self._presence.setdefault(path, Presence(path, self.site.reactor))
-                found.append((entry.name, known))
+                presence = self._presence.get(path) or known.get(path) or Presence(path, self.site.reactor)
+                self._presence[path] = presence
+                found.append((entry.name, presence))
         return found
 
     def beginStatus(self) -> tuple[dict[str, object], Iterator[None]]:
