@@ -120,6 +120,10 @@ class Directory:
         """Whether the disk has answered when the directory was to be opened."""
         return self._root.answers
 
+    def release(self) -> None:
+        """Close the directory, as it is served no more; files that are being read stay open."""
+        self._root.release()
+
     def lookup(self, name: str, peer: Peer) -> File | Deferred[IContent]:
         """Open the file of this name for a client whose machine is not known; as L{lookupFor}."""
         # Which machine asks counts only for a directory with rules.

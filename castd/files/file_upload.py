@@ -428,8 +428,9 @@ class FileUpload:
 
     def replace(self) -> None:
         """End the upload, as another one takes its name."""
+        replaced = self._replaced
         self.abort()
-        self._replaced()
+        replaced()
 
     @property
     def storing(self) -> bool:
@@ -462,6 +463,8 @@ class FileUpload:
 
     def _closed(self, result: object) -> None:
         self._fd = -1
+        # A circle would keep the transfer, and with it the directory open, until the garbage collector comes, seldom.
+        self._replaced = bool
         self._uploads.forgetWhole(self)
         ended, self._ended = self._ended, []
         for each in ended:

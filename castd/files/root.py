@@ -85,6 +85,13 @@ class Root(AtHand):
         """Whether the disk has answered so far."""
         return self._opened is not None
 
+    def release(self) -> None:
+        """
+        Close the root as soon as nobody uses it; who needs it later opens it anew.  To forget the object would not do:
+        what is left of a request may refer to it until the garbage collector comes, which is seldom.
+        """
+        self._opened = None
+
     def leadsBeyond(self, parts: Parts) -> bool:
         """
         Return whether the path of a file leads to another mount.  Waits for the directory's own disk, and no other.

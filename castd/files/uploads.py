@@ -70,6 +70,10 @@ class UploadDirectory:
         """Whether the disk has answered when the directory was to be opened."""
         return self._root.answers
 
+    def release(self) -> None:
+        """Close the directory, as it takes no more uploads; those under way go on."""
+        self._root.release()
+
     def covers(self, name: str, machine: KnownMachine) -> bool:
         """Return whether a file of this name belongs to this directory: C{under} it, and every word has a value."""
         try:

@@ -27,6 +27,7 @@ from castd.errors import ConfigError, Refused, Unavailable
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.presence import Presence, lookAt
 from castd.files.threads import RunInThread, allWithin, asDeferred
+from castd.files.uploads import UploadDirectory
 from castd.interfaces import IListeningPort, IPorts
 from castd.observe.batch import EventBatch
 from castd.observe.eventstore import Found, Query, globEscape
@@ -507,8 +508,7 @@ class Server(MultiService):
 
     def directoriesInUse(self) -> Collection[BaseModel]:
         """As L{Reloadable.directoriesInUse<castd.service.rereads.Reloadable.directoriesInUse>}."""
-        sources = (each.options for each in self.site.content.sources if isinstance(each, Directory))
-        return {*sources, *(each.options for each in self._sinks)}
+        return {each.options for each in self._directories()}
 
     def reload(self, file: ServiceFileRead) -> None:
         """
@@ -537,6 +537,7 @@ class Server(MultiService):
         self.admin.announce()
         # What a crash has left in a directory that was not in the file at the start.
         fresh = [each for each in components.sinks if each not in self._sinks]
+        before = self._directories()
         self.config, self._sinks, self.portServices = config, components.sinks, components.services
         self._uploads.update(each.sink.uploads for each in fresh)
         self.inForceAt = self.site.reactor.seconds()
@@ -545,6 +546,14 @@ class Server(MultiService):
         self._changeAddresses(components)
         self.site.ports.reconcileStore()
         _removeAbandoned(fresh)
+        for each in before - self._directories():
+            # Somebody may want to unmount it now.
+            each.release()
+
+    def _directories(self) -> set[Directory | UploadDirectory]:
+        """Return the directories that are served and written to."""
+        sources = (each for each in self.site.content.sources if isinstance(each, Directory))
+        return {*sources, *(each.sink for each in self._sinks)}
 
     def _changeAddresses(self, components: Components) -> None:
         """Listen at these addresses, whose ports are open, and retire all others."""
