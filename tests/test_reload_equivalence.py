@@ -147,7 +147,8 @@ class Reloaded(Case):
     def __init__(self, folder: Path, text: str) -> None:
         network = Network(latency=0.0002)
         network.host(f"{FIRST}/24", f"{SECOND}/24")
-        RecordingClient(network.host(FIRST), TAKEN)
+        # Of another process, whose sockets nobody inherits.
+        RecordingClient(network.host(FIRST).successor(), TAKEN)
         super().__init__(folder, network, text)
         self.accepted, self.machines = text, list[Machine]()
 
