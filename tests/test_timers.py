@@ -4,10 +4,13 @@ Timers: whatever fails, they go on expiring.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 
-from castd.net.timers import MOST_EXPIRED, Timers
+from castd.net.timers import LONGEST_EXPIRY, MOST_EXPIRED, Timers
 from tests.support.log import observed
 
 
@@ -70,6 +73,66 @@ def test_manyAtOnce() -> None:
         clock.advance(0)
     assert [each.woken for each in sleepers] == [1] * len(sleepers)
     assert reads == list(range(0, 10 * MOST_EXPIRED, MOST_EXPIRED))
+
+
+def test_notForLong() -> None:
+    """Timers whose targets take long expire for some milliseconds, then ports are read; in the end all have."""
+    few = 8
+    reads: list[int] = []
+    clock = Clock()
+
+    class Slow(Sleeper):
+        def timerExpired(self) -> None:
+            super().timerExpired()
+            clock.rightNow += 1.01 * LONGEST_EXPIRY / few
+
+    sleepers = [Slow() for _ in range(5 * few)]
+    timers = Timers(clock, lambda: reads.append(sum(each.woken for each in sleepers)))
+    for each in sleepers:
+        timers.set(each, 1.0)
+    clock.advance(1.0)
+    while clock.getDelayedCalls():
+        clock.advance(0)
+    assert [each.woken for each in sleepers] == [1] * len(sleepers)
+    assert reads == list(range(0, 5 * few, few))
+
+
+def test_setAgainWhileOthersExpire() -> None:
+    """
+    A timer that is set to expire at once waits for the next turn, however often that is; one that another target has
+    postponed or removed does not expire, and for what is done in this turn the reactor is asked for no call.
+    """
+    clock, order, calls = Clock(), list[str](), list[float]()
+    callLater = clock.callLater
+
+    def noted(delay: float, *args: Any) -> IDelayedCall:
+        calls.append(clock.seconds() + delay)
+        return callLater(delay, *args)
+
+    clock.callLater = noted  # type: ignore[method-assign]
+    timers = Timers(clock)
+
+    class Named(Sleeper):
+        def __init__(self, name: str) -> None:
+            super().__init__()
+            self.name = name
+
+        def timerExpired(self) -> None:
+            super().timerExpired()
+            order.append(self.name)
+            if self.name == "again" and self.woken < 3:
+                timers.set(self, clock.seconds())
+                timers.set(later, 5.0)
+                timers.set(gone, None)
+
+    again, later, gone, last = map(Named, ("again", "later", "gone", "last"))
+    for each in (again, later, gone, last):
+        timers.set(each, 1.0)
+    clock.advance(4.0)
+    assert order == ["again", "last", "again", "again"]
+    clock.advance(1.0)
+    assert order[4:] == ["later"]
+    assert calls == [1.0, 4.0, 4.0, 5.0]
 
 
 def test_tidied() -> None:

@@ -19,8 +19,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from castd.net.faults import logFault
 
 NEVER = float("inf")
-#: The most timers that expire at once, before the reactor reads ports and handles signals.
-MOST_EXPIRED = 64
+#: The most timers that expire at once, before the reactor reads ports and handles signals; and how long that may last,
+#: since to end a transfer takes a third of a millisecond, and thousands may end at one instant.  Seconds.
+MOST_EXPIRED, LONGEST_EXPIRY = 64, 0.003
 
 
 class TimerTarget(Protocol):
@@ -136,23 +137,34 @@ class Timers:
                 self._before()
             except BaseException:
                 logFault("reading before the timers failed")
-        # Reset only now: timers that were set by the call above need no delayed call of their own.
-        self._callAt = NEVER
+        # As long as it is so no timer that is set asks for a delayed call of its own.
+        self._callAt = -NEVER
         now = self._reactor.seconds()
         # Only timers that are due now, and not too many: one that expires and is set to expire at once waits for the
         # next call, so that the reactor reads and handles signals before.
-        expired: list[TimerTarget] = []
+        last, anew = next(self._numbers), list[tuple[float, int]]()
+        expired = 0
         self._refreshTop()
-        while self._heap and self._heap[0][0] <= now and len(expired) < MOST_EXPIRED:
-            _, number = heappop(self._heap)
-            target = self._targets.pop(number)
-            target.heapEntry = target.due = None
-            expired.append(target)
+        while self._heap and self._heap[0][0] <= now and expired < MOST_EXPIRED:
+            entry = heappop(self._heap)
+            if entry[1] > last:
+                anew.append(entry)
+            else:
+                expired += 1
+                self._expireOne(self._targets.pop(entry[1]))
+                if self._reactor.seconds() >= now + LONGEST_EXPIRY:
+                    break
             self._refreshTop()
-        for target in expired:
-            try:
-                target.timerExpired()
-            except BaseException:
-                # A fault of one target must not stop the timers of the others.
-                logFault("a timer failed")
+        for entry in anew:
+            heappush(self._heap, entry)
+        self._callAt = NEVER
         self._schedule()
+
+    @staticmethod
+    def _expireOne(target: TimerTarget) -> None:
+        target.heapEntry = target.due = None
+        try:
+            target.timerExpired()
+        except BaseException:
+            # A fault of one target must not stop the timers of the others.
+            logFault("a timer failed")
