@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import CannotListenError
 
 from castd import outcomes
+from castd.cast.events import Leave
 from castd.dialects import multicast, tftp
 from castd.dialects.tftp import Dialect, Wire
 from castd.errors import Unsupported, WireError
@@ -26,12 +27,13 @@ from castd.observe.metrics import GAUGES, Readings
 from castd.options import Limits
 from castd.packets.tftp import Ack, Oack, buildAck, buildError, parse
 from castd.request import Local
+from castd.server import cast_protocol
 from castd.server.listener import Listener
 from castd.server.sessions import STALE
 from castd.slices import SLICE, Slices
 from castd.testing import BytesContent, Network, RecordingClient, memorySite, pattern
 from tests.support.clients.tftp import F, ackedTo, data, isError, rrq, say, upload, wrq
-from tests.support.stage import ASKED, GroupStage, Stage, TftpStage
+from tests.support.stage import ASKED, HOST, GroupStage, Stage, TftpStage
 
 
 def noPorts(stage: TftpStage, monkeypatch: pytest.MonkeyPatch, why: int = errno.ENETUNREACH) -> None:
@@ -183,6 +185,89 @@ def test_aStopOfMany() -> None:
         stage.events.clear()
         del sessions[1].end
         stage.listener.stop()
+        stage.over()
+
+
+def test_aGroupOfManyEnds() -> None:
+    """
+    The receivers of a group that ends are dismissed for one slice, and the others when the event loop has turned; one
+    that asks again meanwhile begins anew.
+    """
+    clock, few = count(), 8
+    with GroupStage() as stage:
+        members = [stage.join(number) for number in range(3 * few)]
+        stage.site.slices = Slices(stage.network, lambda: next(clock) * 1.01 * SLICE / few)
+        (cast,) = stage.casts()
+        ended: list[Any] = []
+        closing = cast.end(outcomes.CHANGED)
+        closing.addCallback(ended.append)
+        assert cast.end(outcomes.STOPPED) is closing
+        told: list[int] = []
+
+        def tell() -> None:
+            told.append(len(stage.told("received")))
+            if told[-1] == few:
+                stage.port.receive(rrq("afile", **ASKED), members[-1].client.address, stage.port.locals[HOST])
+            if not ended:
+                stage.network.callLater(0, tell)
+
+        tell()
+        stage.network.advance(0)
+        assert told[:4] == [0, few, 2 * few + 1, 3 * few]
+        found = Counter(each["outcome"] for each in stage.told("received"))
+        assert found == {outcomes.CHANGED: 3 * few - 1, outcomes.REPLACED: 1}
+        (other,) = stage.casts()
+        assert other is not cast
+        assert cast.end(outcomes.STOPPED) is closing
+        stage.network.advance(0.01)
+        assert members[-1].roles()[-1] == "1"
+        stage.listener.stop()
+        stage.over()
+
+
+def test_aStopWaitsForAGroupOfMany() -> None:
+    """A stop is over when the last receiver of a group is dismissed; one that cannot be does not keep the others."""
+    with GroupStage() as stage:
+        for number in range(24):
+            stage.join(number)
+        receiverLeft = stage.listener.receiverLeft
+
+        def fail(*_: object) -> None:
+            stage.listener.receiverLeft = receiverLeft  # type: ignore[method-assign]
+            raise RuntimeError
+
+        stage.listener.receiverLeft = fail  # type: ignore[method-assign]
+        ended: list[Any] = []
+        stage.listener.stop().addCallback(ended.append)
+        assert (len(stage.casts()), ended) == (1, [])
+        stage.network.advance(0)
+        assert (stage.casts(), ended) == ([], [None])
+        assert len(stage.told("received")) == 24
+        assert len([event for event in stage.events if "log_failure" in event]) == 1
+        stage.events.clear()
+        stage.over()
+
+
+def test_aHallLeavesAtOnce() -> None:
+    """Of the receivers of a group that leave at one instant a few are dismissed, then others have their share."""
+    with GroupStage() as stage:
+        for number in range(24):
+            stage.join(number)
+        (cast,) = stage.casts()
+        told: list[int] = []
+        for peer in cast.receivers:
+            cast.mainCast.hear(peer, Leave(outcomes.SILENT), stage.network.seconds())
+        cast.pump()
+
+        def tell() -> None:
+            told.append(len(stage.told("received")))
+            if stage.casts():
+                stage.network.callLater(0, tell)
+
+        tell()
+        stage.network.advance(0.001)
+        most = cast_protocol.SLICE // cast_protocol.LEAVING
+        assert told == list(range(most, 25, most))
         stage.over()
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -73,6 +74,10 @@ READ_TIMEOUT = 60.0
 NO_PROGRESS = 0, 0, 0
 #: The most datagrams sent at once, before the reactor reads, runs other casts and handles signals.
 SLICE = 64
+#: A receiver that leaves counts as so many: its event takes a third of a millisecond, and a hall may leave at once.
+LEAVING = 8
+#: The most receivers that a cast dismisses at once when it ends.
+MOST_DISMISSED = 8
 #: Octets of the longest list of blocks: SLAM's fit an Ethernet frame.
 LONGEST_LIST = 2048
 #: Octets of the longest datagram of a receiver that sends no lists: an ACK, or an ERROR with its text.  With the header
@@ -133,7 +138,7 @@ class CastProtocol(FastPath):
     @ivar full: how often the socket was full.
     @ivar fallbackBlocks: how many of C{blocks} were sent by unicast beside the group.
     @ivar fallbackReasons: how many receivers went on by unicast, by reason.
-    @ivar ended: the cast has ended, and is closed.
+    @ivar ended: the cast has ended, and is closed, or will be as soon as all receivers are dismissed.
     """
 
     def __init__(
@@ -159,7 +164,8 @@ class CastProtocol(FastPath):
         self.receivers: dict[Peer, Receiver] = {}
         self.full = self.joined = self.fallbackBlocks = 0
         self.fallbackReasons: dict[str, int] = {}
-        self.ended = False
+        self.ended = self._closed = False
+        self._closing: Deferred[None] | None = None  # while receivers are dismissed in slices
         self._sender: CastSender | None = None  # see _main
         self._fallbacks: Fallbacks | None = None  # made for the first one
         self._fallbacksFirst = False
@@ -318,7 +324,9 @@ class CastProtocol(FastPath):
             restarted, or wants another file: its part in this cast is to be ended by L{replace}.
         """
         receiver = self.receivers.get(request.peer)
-        if receiver is None or dialect is not self.entry.dialect or not request.repeats(receiver.request):
+        if self.ended or receiver is None or dialect is not self.entry.dialect:
+            return False
+        if not request.repeats(receiver.request):
             return False
         if self._fallback(request.peer) is not None or (self.group is None and self.heard(request.peer)):
             return False
@@ -628,6 +636,7 @@ class CastProtocol(FastPath):
                 budget -= self._announce(action)
             elif isinstance(action, Left):
                 self._receiverLeft(sender, action, now)
+                budget -= LEAVING
             elif isinstance(action, Bar):
                 self._bar(action)
         return now
@@ -835,22 +844,46 @@ class CastProtocol(FastPath):
         if not self.receivers:
             self.end(outcomes.STOPPED)
 
-    def end(self, outcome: str) -> None:
-        """Send all receivers a farewell with this outcome, and close the cast."""
+    def end(self, outcome: str) -> Deferred[None] | None:
+        """
+        Send all receivers a farewell with this outcome, and close the cast.  Of many receivers each is dismissed in
+        slices; nothing else is sent meanwhile.
+
+        @return: fires when the cast is closed; L{None}: it is.
+        """
+        if self.ended:
+            return self._closing
         self._leaveFastPath()
-        now = self._seconds()
-        receivers, self.receivers = self.receivers, {}
+        self.ended = True
+        self.site.timers.set(self, None)
         sentAt = self._steppedAt if self._sender is None else max(self._steppedAt, self._sender.sentAt)
-        ending = eventlog.Ending(outcome, sentAt)
-        for receiver in receivers.values():
-            self.dismiss(receiver, ending, now)
+        steps = self._dismissAll(eventlog.Ending(outcome, sentAt))
+        if len(self.receivers) > MOST_DISMISSED:
+            self._closing = self.site.slices.run(steps)
+            return self._closing
+        for _ in steps:
+            pass
+        return None
+
+    def _dismissAll(self, ending: eventlog.Ending) -> Iterator[None]:
+        """Dismiss one receiver after the other, and close the cast."""
+        for peer, receiver in list(self.receivers.items()):
+            # It may have been replaced meanwhile, as its machine has restarted.
+            if self.receivers.pop(peer, None) is None:
+                continue
+            try:
+                self.dismiss(receiver, ending, self._seconds())
+            except BaseException:
+                # The others get their farewells, and the cast is closed.
+                _log.failure("{transport}: a receiver could not be dismissed", event="fault", transport=self.name)
+            yield None
         self.close()
 
     def close(self) -> None:
         """Close the cast, which has no receivers any more, and its port."""
-        if self.ended:
+        if self._closed:
             return
-        self.ended = True
+        self.ended = self._closed = True
         if self.group is not None:
             told = partial(eventlog.groupClosed, self, self._statistics())
             askPlugin(told, None, f"{self.name}: the end of a group cannot be told")

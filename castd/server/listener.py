@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.errors import Busy, Refused, WireError
-from castd.files.threads import asDeferred
+from castd.files.threads import asDeferred, whenAll
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite, ISuccessor, IUpgradable
 from castd.machines.known import KnownMachine
 from castd.net.faults import logFault
@@ -136,16 +136,19 @@ class Listener(DatagramProtocol):
         return Deferred.fromCoroutine(self._endAll(list(self._sessions.underWay)))
 
     async def _endAll(self, sessions: Sequence[Session]) -> None:
-        """End these casts and uploads, in slices: each takes a third of a millisecond."""
-        pause = self.site.slices.pauses()
+        """End these casts and uploads, in slices: each receiver takes a third of a millisecond."""
+        pause, closing = self.site.slices.pauses(), list[Deferred[None]]()
         for session in sessions:
             if (waiting := pause()) is not None:
                 await waiting
             if session in self._sessions.underWay:  # its peer may have ended it
                 try:
-                    session.end(outcomes.STOPPED)
+                    ended = session.end(outcomes.STOPPED)
                 except BaseException:
                     logFault("a transfer could not be ended")
+                else:
+                    closing += () if ended is None else (ended,)
+        await whenAll(closing)
 
     def _checkDrained(self) -> None:
         if self._drained is None or self._sessions.underWay or self._drained.called:

@@ -465,11 +465,16 @@ class UploadProtocol(HalfProtocol):
         if self._committedAt is not None:
             self.finish(outcomes.DONE)
 
-    def end(self, outcome: str) -> None:
-        """End the upload, and send the client an ERROR unless the file is committed."""
+    def end(self, outcome: str) -> Deferred[None] | None:
+        """
+        End the upload, and send the client an ERROR unless the file is committed.
+
+        @return: L{None}: it is over now.
+        """
         if not self.over and self._committedAt is None:
             self.replyError(0, outcomes.MEANING[outcome])
         self.finish(outcome)
+        return None
 
     def refuse(self, error: Refused) -> None:
         """Send the client one ERROR, and end the upload."""
