@@ -28,8 +28,9 @@ from castd.observe.format import Observer
 
 #: The most seconds from the end of a transfer until its event is delivered.
 DELAY = 0.05
-#: The most events that are kept.
-MOST = 256
+#: The most events that are kept: to deliver them to a log, a file of events and the metrics takes 5 ms, for which
+#: transfers wait.
+MOST = 64
 #: The kind of the events that are kept: the end of a transfer.
 KEPT = "received"
 
