@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from zope.interface.verify import verifyObject
 from castd import outcomes
 from castd.observe.file import LineFile
 from castd.observe.format import asJSON, asMessage, asText, showOctets
-from castd.observe.ratelimit import RateLimiter
+from castd.observe.ratelimit import MOST_TOLD, RateLimiter
 from castd.observe.writer import LineWriter, eventsOnly
 from castd.service.logs import jsonLog, textLog
 
@@ -311,6 +312,39 @@ def test_inTime() -> None:
     assert [event.get("more") for event in passed] == [None, 4]
     assert passed[1]["log_time"] == NOON + 60
     assert clock.getDelayedCalls() == []
+
+
+def test_manySummaries() -> None:
+    """
+    Of the faults of a minute some are summed up, the others when the event loop has turned, and all at once if the log
+    ends before.
+    """
+    passed: list[Any] = []
+    turns: list[Callable[[], object]] = []
+
+    def later(seconds: float, call: Callable[[], object]) -> bool:
+        turns.append(call)
+        return True
+
+    def summaries() -> int:
+        return sum("more" in event for event in passed)
+
+    observer = RateLimiter(passed.append, later)
+    made = Events(observer)
+    for number in (*range(2 * MOST_TOLD + 3), *range(2 * MOST_TOLD + 3)):
+        made.refused(peer=f"10.0.0.{number}:2000")
+    turns.pop()()
+    assert summaries() == MOST_TOLD
+    made.now += 61
+    made.received()
+    assert summaries() == MOST_TOLD
+    turns.pop()()
+    assert summaries() == 2 * MOST_TOLD
+    observer.flush()
+    assert summaries() == 2 * MOST_TOLD + 3
+    while turns:
+        turns.pop()()
+    assert summaries() == 2 * MOST_TOLD + 3
 
 
 def test_tooManyLinesInTime(monkeypatch: pytest.MonkeyPatch) -> None:

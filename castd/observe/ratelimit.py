@@ -7,9 +7,10 @@ keep the lines of others out of it.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 from twisted.logger import ILogObserver, LogEvent, LogLevel
@@ -25,6 +26,8 @@ Later: TypeAlias = Callable[[float, Callable[[], object]], bool]
 
 #: Networks remembered in which a machine was served.
 MOST_SERVED = 8192
+#: The most summaries that are passed on at once: a minute may end with hundreds, and transfers wait for them.
+MOST_TOLD = 32
 
 
 @dataclass(slots=True)
@@ -72,12 +75,15 @@ class RateLimiter:
         self._lines = {True: 0, False: 0}
         self._seen: dict[bool, dict[tuple[object, ...], _Repeated]] = {True: {}, False: {}}
         self._leftOut: Counter[str] = Counter()
+        # Make the summaries of periods that are over, which are still to be passed on.
+        self._untold: deque[Callable[[], LogEvent]] = deque()
         self._due = False
 
     def __call__(self, event: LogEvent) -> None:
         now = event.get("log_time", 0.0)
         if not self._since <= now < self._since + self.WINDOW:
-            self.flush(now)
+            self._endPeriod(now)
+            self._tell()
         known, fault = self._isKnown(event), _faultKey(event)
         if fault is None:
             self._lines[known] += 1
@@ -123,16 +129,32 @@ class RateLimiter:
     def _periodEnded(self) -> None:
         self._due = False
         if any(each.more for seen in self._seen.values() for each in seen.values()) or self._leftOut:
-            self.flush(self._since + self.WINDOW)
+            self._endPeriod(self._since + self.WINDOW)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Pass some summaries on, and have the others passed on when the event loop has done what else is due."""
+        for _ in range(min(MOST_TOLD, len(self._untold))):
+            self._observer(self._untold.popleft()())
+        if self._untold and (self._later is None or not self._later(0.0, self._tell)):
+            self._tellAll()
+
+    def _tellAll(self) -> None:
+        while self._untold:
+            self._observer(self._untold.popleft()())
 
     def flush(self, now: float | None = None) -> None:
         """
-        Pass on a summary of each fault that was held back, and begin a new period.
-
-        The end of a period, or the first event after it, calls this; at the end of a log it has to be called.
+        Pass on a summary of each fault that was held back, and begin a new period; at the end of a log this has to be
+        called.
 
         @param now: the time of the summaries; L{None}: each has the time of its fault.
         """
+        self._endPeriod(now)
+        self._tellAll()
+
+    def _endPeriod(self, now: float | None) -> None:
+        """Begin a new period.  Each fault that was held back has a summary, as L{flush} passes it on."""
         repeated = [each for seen in self._seen.values() for each in seen.values() if each.more]
         leftOut = self._leftOut
         self._seen, self._lines, self._leftOut = {True: {}, False: {}}, {True: 0, False: 0}, Counter()
@@ -140,10 +162,10 @@ class RateLimiter:
         self._since = self._since if now is None else now
         for one in repeated:
             at = one.first.get("log_time", 0.0) if now is None else now
-            self._observer(_summary(one.first, one.more, at))
+            self._untold.append(partial(_summary, one.first, one.more, at))
         if leftOut:
             self.omitted += leftOut.total()
-            self._observer(_leftOut(leftOut, last))
+            self._untold.append(partial(_leftOut, leftOut, last))
 
 
 def _faultKey(event: LogEvent) -> tuple[object, ...] | None:
