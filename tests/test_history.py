@@ -12,7 +12,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel
 
@@ -342,6 +342,21 @@ def test_slowDisk() -> None:
     kept.held.pop()()
     assert len(kept.found(address="10.0.0.7")) == 1
     assert len(kept.found(limit=LARGE)) == history.MOST_WAITING + 2
+
+
+def test_askedAboutWhileTheDiskHangs() -> None:
+    """Who asks of a disk that hangs, and gives up, leaves nothing behind: a page asks all the time."""
+    kept = Kept()
+    kept.slow = True
+    kept.history(refused(0.0))
+    kept.clock.advance(history.DELAY)
+    for number in range(100):
+        kept.history(refused(1.0, peer=f"10.9.0.{number}:2000"))
+        kept.history.find(Query()).addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+    assert len(kept.history._disk.waiting) <= 1
+    kept.slow = False
+    kept.held.pop()()
+    assert len(kept.found(limit=LARGE)) == 101
 
 
 def test_overRestarts(tmp_path: Path) -> None:

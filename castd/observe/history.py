@@ -110,6 +110,7 @@ class History:
         self._waiting: dict[bool, dict[Hashable, tuple[KeptEvent, int]]] = {True: {}, False: {}}
         self._timer: IDelayedCall | None = None
         self._disk = DeferredLock()
+        self._queued = False  # a write waits for what is under way on the disk
 
     def __call__(self, event: LogEvent) -> None:
         if not isKept(event):
@@ -143,14 +144,19 @@ class History:
         """How many delayed calls of the reactor wait until events are written."""
         return int(self._timer is not None and self._timer.active())
 
-    def _write(self) -> Deferred[None]:
-        """Have the events that wait written.  -> fires when they are, or could not be; it does not fail."""
+    def _write(self) -> None:
+        """Have the events that wait written, behind what is under way on the disk."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
-        return self._disk.run(self._writeWaiting).addCallback(self._written)
+        # One writes all that wait when its turn comes; a disk may hang for hours, and be asked about all the time.
+        if not self._queued:
+            self._queued = True
+            self._disk.run(self._writeWaiting).addCallback(self._written)
 
     def _writeWaiting(self) -> Deferred[None]:
+        """Write the events that wait.  -> fires when they are written, or could not be; it does not fail."""
+        self._queued = False
         entries = [each._replace(times=count) for kind in self._waiting.values() for each, count in kind.values()]
         for kind in self._waiting.values():
             kind.clear()
