@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
+import weakref
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
@@ -314,6 +316,31 @@ def enter(made: Recorder, number: int, answers: bool) -> Any:
     if answers:
         tape.arrived(b"\0\4\0\0", peer)
     return tape
+
+
+def test_nothingIsLeftForTheCollector() -> None:
+    """The packets of a transfer that is over are freed at once; so are those of a size that nobody came back for."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        made = recorder(room=4)
+        tape = enter(made, 1, answers=True)
+        tape.arrived(b"stranger", ("10.0.9.9", 9))
+        made.sizeAsked(tape, ("10.0.0.1", 1000))
+        before = weakref.ref(tape)
+        made.ended(tape)
+        del tape
+        assert before() is None
+        ring = made.find("tftp", "10.0.0.1:1000")
+        assert ring is not None
+        assert [each[4] for each in ring.tape.packets(ring.key)] == [each[4] for each in ring.packets]
+        assert b"stranger" in [each[4] for each in ring.packets]
+        apart = weakref.ref(ring.tape)
+        del ring
+        assert apart() is None
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def test_memory() -> None:

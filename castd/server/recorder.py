@@ -87,7 +87,8 @@ class Tape:
         self.rings: dict[Endpoint, Ring] = {}
         self._recorder = recorder
         self._seconds = recorder.clock.seconds
-        self._others = Ring(self, ("", 0), min(MOST_OTHERS, recorder.most))
+        # Of those who take no part.  No ring: that would refer to this tape, and leave both to the garbage collector.
+        self._others: deque[Kept] = deque(maxlen=min(MOST_OTHERS, recorder.most))
         self._head = MOST_PAYLOAD if recorder.payload else MOST_HEAD
         self._arrivedBlock = MOST_PAYLOAD if recorder.payload else BLOCK_HEAD
         self._sentBlock = MOST_PAYLOAD if recorder.payload or wire is None else len(wire.header(0))
@@ -108,15 +109,17 @@ class Tape:
         key = peer[:2]
         ring = self.rings.get(key)
         if ring is None:
-            ring = self._others
-        elif not ring.heard:
-            self._recorder.heard(ring)
+            packets = self._others
+        else:
+            packets = ring.packets
+            if not ring.heard:
+                self._recorder.heard(ring)
         head = datagram[: self._arrivedBlock if datagram[:2] == _DATA else self._head]
-        ring.packets.append((self._seconds(), False, key, None, head, len(datagram)))
+        packets.append((self._seconds(), False, key, None, head, len(datagram)))
 
     def sent(self, datagram: Octets, address: Endpoint) -> None:
         """Note a datagram that was sent, and is no block."""
-        self._ring(address).packets.append(
+        self._packetsTo(address).append(
             (self._seconds(), True, address, None, bytes(datagram[: self._head]), len(datagram))
         )
 
@@ -126,7 +129,7 @@ class Tape:
 
     def blockNoter(self, address: Endpoint) -> Callable[[Octets, int], None]:
         """Return a function that notes blocks as L{sentBlocks} does: for the fast path, without a look-up."""
-        packets, seconds, head = self._ring(address).packets, self._seconds, self._sentBlock
+        packets, seconds, head = self._packetsTo(address), self._seconds, self._sentBlock
         most = self._recorder.most
 
         def note(image: Octets, step: int) -> None:
@@ -140,26 +143,28 @@ class Tape:
 
         return note
 
-    def _ring(self, address: Endpoint) -> Ring:
-        return self.rings.get(address, self._others)
+    def _packetsTo(self, address: Endpoint) -> deque[Kept]:
+        ring = self.rings.get(address)
+        return self._others if ring is None else ring.packets
 
     def apart(self, key: Endpoint) -> Ring:
         """Return a ring with the last packets of a machine, which does not change when its transfer ends."""
         tape = copy(self)
         ring = Ring(tape, key, MOST_OF_REQUEST)
         ring.packets.extend(self.packets(key))
-        ring.heard, tape.rings, tape.group = self.rings[key].heard, {key: ring}, None
-        tape._others = Ring(tape, ("", 0), 1)
+        ring.heard = self.rings[key].heard
+        # Of this tape all packets are those of the machine; it does not refer to the ring, see above.
+        tape.rings, tape.group, tape._others = {}, None, ring.packets
         return ring
 
     def packets(self, key: Endpoint) -> list[Kept]:
         """Return what is kept of a machine, and of its group, in the order of time."""
-        return sorted((each for ring in self.ringsOf(key) for each in ring.packets), key=_instant)
+        return sorted((each for kept in self.keptOf(key) for each in kept), key=_instant)
 
-    def ringsOf(self, key: Endpoint) -> list[Ring]:
-        """Return the rings with what is kept of a machine: its own, that of its group, and that of all others."""
-        wanted = [self.rings.get(key), None if self.group is None else self.rings.get(self.group), self._others]
-        return [ring for ring in wanted if ring is not None]
+    def keptOf(self, key: Endpoint) -> list[deque[Kept]]:
+        """Return what is kept of a machine: its own packets, those to its group, and those of all others."""
+        rings = self.rings.get(key), None if self.group is None else self.rings.get(self.group)
+        return [*(ring.packets for ring in rings if ring is not None), self._others]
 
     def capture(self, kept: Iterable[Kept], offset: float) -> list[Captured]:
         """Return packets as a capture has them; see L{captured}."""
@@ -435,8 +440,8 @@ class Recorder:
         for ring in self._rings:
             if selection.wants(ring.key, ring.tape.name):
                 # What went to a group is with each of its machines.
-                rings = [ring] if selection.address is None else ring.tape.ringsOf(ring.key)
-                parts += (_Part(ring.tape.local, list(each.packets), selection.since) for each in rings)
+                kept = [ring.packets] if selection.address is None else ring.tape.keptOf(ring.key)
+                parts += (_Part(ring.tape.local, list(each), selection.since) for each in kept)
         for told in self._unserved:
             if told.at > selection.since and selection.wants(told.packets[0][2], told.name):
                 parts.append(_Part(("", 0), told.packets, comment=told.why))
