@@ -55,6 +55,20 @@ def test_memoryIsBounded(blksize: int, windowsize: int) -> None:
         tracemalloc.stop()
 
 
+def test_memoryOfShortFiles() -> None:
+    """So do those of a file of some octets, which a client may ask for in every block size that there is."""
+    limit, content = 1 << 19, BytesContent("f", bytes(100))
+    blockCache = BlockCache(limit)
+    tracemalloc.start()
+    try:
+        for blksize in range(200, 1400):
+            wire = Wire(AgreedOptions(blksize=blksize), content.size, RetransmitPolicy())
+            preparedSteps(wire, blockCache.chunk(wire, content, 0), 0)
+        assert 0.7 * limit < tracemalloc.get_traced_memory()[0] < 1.3 * limit
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("blksize", [64, 512, 900, 1400])
 @pytest.mark.parametrize("count", [1, 32, 33, 100, 8200])
 def test_headersThatGetLonger(blksize: int, count: int) -> None:

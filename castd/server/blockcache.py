@@ -34,6 +34,9 @@ SHORT_BLOCKS, SHORT_OCTETS = 64, 65507
 #: Octets of memory that a block takes besides its own, mainly for its step on the fast path; for blocks of 8 octets
 #: this is nearly everything.
 BLOCK_COST = 256
+#: Octets of memory that a chunk takes besides its blocks.  A client chooses the block size, and so may have one of each
+#: size laid out of a file of some octets.
+CHUNK_COST = 1200
 
 
 class Chunk:
@@ -56,7 +59,7 @@ class Chunk:
         self.stop = stop
         self.step = step
         self.image = image
-        self.cost = len(image) + BLOCK_COST * (stop - start)
+        self.cost = len(image) + BLOCK_COST * (stop - start) + CHUNK_COST
         self.fetched = False
         self.prepared: dict[tuple[int, int], PreparedSteps] = {}
 
@@ -281,7 +284,7 @@ class BlockCache:
         ahead.  All of these are to fit into the memory, or what was read ahead would be dropped before it is used.
         """
         share = (self.limit - MOST_OCTETS) // max(1, 2 * self._readers.casts)
-        fitting = min(MOST_BLOCKS, MOST_OCTETS // step, share // (step + BLOCK_COST))
+        fitting = min(MOST_BLOCKS, MOST_OCTETS // step, (share - CHUNK_COST) // (step + BLOCK_COST))
         return 1 << max(1, fitting, min(SHORT_BLOCKS, SHORT_OCTETS // step)).bit_length() - 1
 
     def _layOut(self, key: Hashable, wire: IWire, content: IContent, start: int, stop: int) -> Chunk:
