@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.task import Clock, deferLater
 
 from castd.dialects import mtftp
@@ -43,6 +44,7 @@ from castd.server.sessions import LOOKUP_TIMEOUT
 from castd.server.site import Site
 from castd.server.upload_protocol import MOST_KEPT, STORE_TIMEOUT
 from castd.service.service import compose, read
+from castd.slices import SLICE, Slices
 from castd.testing import Network, NoJitterRandom, RecordingClient, memorySite, pattern
 from tests.support.clients.tftp import ackedTo, hear, isError, rrq, say, wrq
 from tests.support.descriptors import Descriptors
@@ -705,6 +707,30 @@ def test_presence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lookAt([presence], clock)
     thread.run()
     assert presence.fault() == "is not there"
+
+
+def test_presenceOfMany(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many directories are looked for in slices, and those that do not answer are waited for from then on."""
+    clock, thread, fired, few, looks = Clock(), Later(), list[Any](), 8, count()
+    presences = [Presence(str(tmp_path), clock, thread) for _ in range(5 * few)]
+    for each in presences[:-1]:
+        monkeypatch.setattr(each, "look", partial(succeed, None))
+    slices = Slices(clock, lambda: next(looks) * 1.01 * SLICE / few)
+    lookAt(presences, clock, slices).addCallback(fired.append)
+    monkeypatch.setattr(athand, "openat2", lambda *_: None)
+    turns = list[int]()
+
+    def turn() -> None:
+        turns.append(len(thread.jobs))
+        if not thread.jobs:
+            clock.callLater(0, turn)
+
+    turn()
+    clock.advance(0)
+    assert turns == [0] * 5 + [1]
+    assert fired == []
+    clock.advance(PATIENCE)
+    assert (fired, presences[-1].fault()) == ([None], "does not answer")
 
 
 @pytest.mark.slow

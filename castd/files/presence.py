@@ -5,7 +5,7 @@ Tell whether directories are there and can be searched, without waiting for thei
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from twisted.internet.defer import Deferred
@@ -15,9 +15,12 @@ from twisted.python.failure import Failure
 from castd.files import athand
 from castd.files.root import closeFd
 from castd.files.threads import DiskThreads, RunInThread, Waiters, allWithin
+from castd.slices import Slices
 
 #: A disk that does not answer within so many seconds is not waited for.
 PATIENCE = 0.25
+#: The most directories that are looked for at once: each takes up to a tenth of a millisecond.
+MOST_AT_ONCE = 32
 #: What is wrong with a directory that cannot be found, or whose disk has failed.
 MISSING = "is not there"
 
@@ -88,6 +91,24 @@ def _inside(path: str) -> bytes:
     return os.fsencode(path) + b"/."
 
 
-def lookAt(presences: Iterable[Presence], clock: IReactorTime) -> Deferred[None]:
-    """Look for several directories.  -> fires when all is known, but after L{PATIENCE} seconds at the latest."""
-    return allWithin([each.look() for each in presences], PATIENCE, clock)
+def lookAt(presences: Sequence[Presence], clock: IReactorTime, slices: Slices | None = None) -> Deferred[None]:
+    """
+    Look for several directories.
+
+    @param slices: looks for more than L{MOST_AT_ONCE} in slices; L{None}: they are looked for at once.
+    @return: fires when all is known, but L{PATIENCE} seconds after the last one was looked for at the latest.
+    """
+    waited = list[Deferred[None]]()
+
+    def look() -> Iterator[None]:
+        for each in presences:
+            looked = each.look()
+            if not looked.called:
+                waited.append(looked)
+            yield None
+
+    if slices is not None and len(presences) > MOST_AT_ONCE:
+        return slices.run(look()).addCallback(lambda _: allWithin(waited, PATIENCE, clock))
+    for _ in look():
+        pass
+    return allWithin(waited, PATIENCE, clock)

@@ -333,7 +333,7 @@ class Server(MultiService):
         """
         Find out whether the directories of content are there, for L{unready}.  -> fires soon, also if a disk hangs.
         """
-        return lookAt((presence for _, presence in self._presences()), self.site.reactor)
+        return lookAt([presence for _, presence in self._presences()], self.site.reactor, self.site.slices)
 
     def _presences(self) -> list[tuple[str, Presence]]:
         """
