@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from twisted.logger import LogEvent, LogLevel
 
 from castd.observe import eventstore, history
-from castd.observe.eventstore import Query, Store, readFile
+from castd.observe.eventstore import KeptEvent, Query, Store, readFile
 from castd.observe.history import History, entryOf, isKept
 from tests.support.disks import nobody
 from tests.support.log import observed
@@ -342,6 +342,28 @@ def test_slowDisk() -> None:
     kept.held.pop()()
     assert len(kept.found(address="10.0.0.7")) == 1
     assert len(kept.found(limit=LARGE)) == history.MOST_WAITING + 2
+
+
+def test_putInOrderInTheThread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The event loop only hands over what is to be written: to make entries of thousands of events takes a while."""
+    made: list[KeptEvent] = []
+    replace = KeptEvent._replace
+
+    def replaced(entry: KeptEvent, **fields: Any) -> KeptEvent:
+        made.append(entry)
+        return replace(entry, **fields)
+
+    monkeypatch.setattr(KeptEvent, "_replace", replaced)
+    kept = Kept()
+    kept.slow = True
+    kept.history(refused(2.0))
+    kept.history(received(1.0))
+    kept.clock.advance(history.DELAY)
+    assert made == []
+    kept.slow = False
+    kept.held.pop()()
+    assert len(made) == 2
+    assert [each["event"] for each in kept.found()] == ["received", "refused"]
 
 
 def test_askedAboutWhileTheDiskHangs() -> None:

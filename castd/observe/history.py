@@ -25,6 +25,10 @@ _log = Logger(namespace="castd")
 #: Finds out what is known of the machines at these addresses, as fields of an event, in the thread that writes.
 Identify: TypeAlias = Callable[[Collection[str]], Mapping[str, Mapping[str, str]]]
 
+#: Events that wait: whether the machine was served -> what equal events have in common -> the first of them, and their
+#: number.
+_Waiting: TypeAlias = dict[bool, dict[Hashable, tuple[KeptEvent, int]]]
+
 #: Seconds from an event until it is written, with those that come meanwhile.
 DELAY = 0.5
 #: The most entries that wait to be written: of machines that were served, and as many of others.
@@ -106,8 +110,7 @@ class History:
         self.lost = 0
         self._reactor = reactor
         self._run = run
-        # Whether the machine was served -> what equal events have in common -> the first of them, and their number.
-        self._waiting: dict[bool, dict[Hashable, tuple[KeptEvent, int]]] = {True: {}, False: {}}
+        self._waiting: _Waiting = {True: {}, False: {}}
         self._timer: IDelayedCall | None = None
         self._disk = DeferredLock()
         self._queued = False  # a write waits for what is under way on the disk
@@ -157,14 +160,16 @@ class History:
     def _writeWaiting(self) -> Deferred[None]:
         """Write the events that wait.  -> fires when they are written, or could not be; it does not fail."""
         self._queued = False
-        entries = [each._replace(times=count) for kind in self._waiting.values() for each, count in kind.values()]
-        for kind in self._waiting.values():
-            kind.clear()
-        if not entries:
+        waiting, self._waiting = self._waiting, {True: {}, False: {}}
+        if not any(waiting.values()):
             return succeed(None)
+        return self._run(lambda: self._store(waiting)).addErrback(self._failed, waiting)
+
+    def _store(self, waiting: _Waiting) -> None:
+        """Write events, in the thread: there may be thousands, and to put them in order takes 5 microseconds each."""
+        entries = [each._replace(times=count) for kind in waiting.values() for each, count in kind.values()]
         entries.sort(key=attrgetter("time"))
-        now, events = max(each.time for each in entries), sum(each.times for each in entries)
-        return self._run(lambda: self.store.add(self._identified(entries), now)).addErrback(self._failed, events)
+        self.store.add(self._identified(entries), entries[-1].time)
 
     def _identified(self, entries: Sequence[KeptEvent]) -> list[KeptEvent]:
         """Return entries with what is known of the machines of those that have failed."""
@@ -177,7 +182,8 @@ class History:
 
         return [identified(each) for each in entries]
 
-    def _failed(self, failure: Failure, events: int) -> None:
+    def _failed(self, failure: Failure, waiting: _Waiting) -> None:
+        events = sum(count for kind in waiting.values() for _, count in kind.values())
         self.lost += events
         form = "{events} events are not in the history: {why}"
         _log.warn(form, event=UNKEPT, events=events, why=reasonOf(failure.value))
