@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass
+from itertools import islice, takewhile
 
 #: Seconds that a machine has to begin its fetch.
 FETCH_TIMEOUT = 30.0
@@ -75,12 +76,13 @@ class AwaitedFetches:
         self._awaited.clear()
         self._names.clear()
 
-    def expired(self, now: float) -> list[Awaited]:
-        """Return the machines whose time is over, and wait for them no more."""
-        over = [each for each in self._awaited.values() if each.since + FETCH_TIMEOUT <= now]
-        for each in over:
+    def expired(self, now: float, most: int) -> list[Awaited]:
+        """Return the machines whose time is over, so many at the most, and wait for them no more."""
+        over = takewhile(lambda each: each.since + FETCH_TIMEOUT <= now, self._awaited.values())
+        found = list(islice(over, most))
+        for each in found:
             self._remove(each.machine)
-        return over
+        return found
 
     def deadline(self) -> float | None:
         """Return the instant at which to call L{expired}; L{None}: nobody is waited for."""

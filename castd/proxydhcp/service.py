@@ -52,6 +52,8 @@ FRESH = 1.0
 MOST_KNOWN = 1024
 #: The most seconds that files are looked for: a client that waits longer has gone on.
 LONGEST_LOOKUP = 0.5
+#: The most machines that have fetched nothing of which a line is written at once: a hall may have been told together.
+MOST_TOLD = 16
 #: Seconds until another line says the same of a machine.
 TELL_MISSING = 60.0
 
@@ -476,7 +478,7 @@ class ProxyDhcp:
 
     def _checkFetches(self) -> None:
         self._watching = None
-        for each in self._memory.awaited.expired(self._site.reactor.seconds()):
+        for each in self._memory.awaited.expired(self._site.reactor.seconds(), MOST_TOLD):
             verdict = verdictFields(self._unfetched(each))
             _log.warn(
                 "{machine}: was told {name}, and has never fetched it",

@@ -41,7 +41,7 @@ from castd.proxydhcp.checks import Checker
 from castd.proxydhcp.limits import MOST_MACHINES, MOST_REFUSALS
 from castd.proxydhcp.options import LONGEST_NAME, BootRule, Menu, Options
 from castd.proxydhcp.requests import REASONS, BootRequest, Machine, Reach, Silence, read
-from castd.proxydhcp.service import KnownFiles
+from castd.proxydhcp.service import MOST_TOLD, KnownFiles
 from castd.request import Local
 from castd.service import service
 from castd.testing import RecordingClient
@@ -1284,6 +1284,23 @@ def test_PX62_fetched(tmp_path: Path) -> None:
         (told,) = stage.told("unfetched")
         assert "answer: direct" in told["why"]
         assert told["machine"] == "52:54:00:66:00:10"
+
+
+def test_PX62_aHall(tmp_path: Path) -> None:
+    """PX-62: of a hall that was told together, and fetches nothing, a few machines are told of in each turn."""
+    with ProxyStage(tmp_path, X64) as stage:
+        service, turns = stage.service, list[int]()
+        check = service._checkFetches
+
+        def checked() -> None:
+            check()
+            turns.append(len(stage.told("unfetched")))
+
+        service._checkFetches = checked  # type: ignore[method-assign]
+        for number in range(2 * MOST_TOLD + 3):
+            stage.send(discover(f"52:54:00:66:01:{number:02x}"))
+        stage.network.advance(40)
+        assert turns == [MOST_TOLD, 2 * MOST_TOLD, 2 * MOST_TOLD + 3]
 
 
 def test_PX62_handedOver(tmp_path: Path) -> None:
