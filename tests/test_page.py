@@ -421,6 +421,17 @@ def test_inPieces() -> None:
     clock.check(5000)
 
 
+def test_aGroupInPieces() -> None:
+    """So does it within the rows of one group, of which each machine has one."""
+    clock = Looks()
+    web = Web([GroupTransfer(1000)], seconds=clock.look, clock=clock)
+    asked = web.begin()
+    web.turns(asked)
+    assert Answer(asked.value()).status == 200
+    # Each is described, and has a map, a row among the transfers, and one in its group.
+    clock.check(4 * MOST_MEMBERS)
+
+
 def test_statusInPieces(tmp_path: Path) -> None:
     """
     The answer to C{castd status} is gathered and encoded in slices, too, also where one group has all the receivers; it

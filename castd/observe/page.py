@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Mapping
 from importlib.resources import files
 from ipaddress import ip_address
-from itertools import groupby
+from itertools import chain, groupby
 from typing import TypeAlias
 from urllib.parse import urlsplit
 
@@ -191,10 +191,9 @@ class PageElement(Element):
     @renderer
     def transfers(self, request: IRequest | None, tag: Tag) -> Flattenable:
         def rows() -> Generator[Flattenable, None, None]:
-            for transfer in self._report["transfers"]:
+            for row in chain.from_iterable(map(_rowsOf, self._report["transfers"])):
                 yield self._breath()
-                for row in _rowsOf(transfer):
-                    yield _fill(tag.clone(), **row)
+                yield _fill(tag.clone(), **row)
 
         return rows()
 
