@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -526,8 +527,12 @@ def test_otherMemory() -> None:
 # The real process.
 
 
-def rendered(tmp_path: Path, *texts: str, memory: int = 256) -> tuple[list[Any], int]:
-    """What the program answers to a job for each text, and its exit status."""
+def rendered(tmp_path: Path, *texts: str, memory: int = 256, signalled: int | None = None) -> tuple[list[Any], int]:
+    """
+    What the program answers to a job for each text, and its exit status.
+
+    @param signalled: the signal that it gets once it is ready.
+    """
     argv = [sys.executable, "-m", "castd.templates.child", str(memory << 20)]
     child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert child.stdin is not None
@@ -553,9 +558,18 @@ def rendered(tmp_path: Path, *texts: str, memory: int = 256) -> tuple[list[Any],
                 if not length:
                     break
                 found.append(json.loads(answered.read(LENGTH.unpack(length)[0])))
+                if not number and signalled is not None:
+                    child.send_signal(signalled)
     finally:
         status = child.wait(IDLE)
     return found[1:], status
+
+
+@pytest.mark.slow
+def test_toldToStop(tmp_path: Path) -> None:
+    """A service manager tells all processes to stop; this one goes on until the server has no more work for it."""
+    answers, status = rendered(tmp_path, "one", "two", signalled=signal.SIGTERM)
+    assert ([each["text"] for each in answers], status) == (["one", "two"], 0)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import select
+import signal
 import sys
 from collections.abc import Mapping
 from typing import BinaryIO
@@ -24,6 +25,8 @@ IDLE = 60.0
 
 def main() -> None:
     """Render what is asked for, until there is nothing more."""
+    # A service manager may tell all processes of castd to stop; requests that wait for this one are still served then.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     limit(int(sys.argv[1]))
     from castd.templates.rendering import Rendering
 

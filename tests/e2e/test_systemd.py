@@ -72,6 +72,14 @@ def test_history() -> None:
     assert f"/var/lib/{state}/history.sqlite" == DEFAULT_FILE
 
 
+def test_afterAnUpgrade() -> None:
+    """
+    What the unit says suits a main process that was started by the one before it, and not by systemd.  With
+    C{KillMode=mixed} systemd kills such a one as soon as it is told to stop.
+    """
+    assert settings("KillMode") == ["control-group"]
+
+
 def syscalls() -> dict[str, set[str]]:
     """systemd's sets of system calls, with what is in the sets that are in them."""
     said = run("systemd-analyze", "syscall-filter", "--no-pager", check=True)
