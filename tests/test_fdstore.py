@@ -295,6 +295,46 @@ def test_mainPid(tmp_path: Path, manager: Manager, monkeypatch: pytest.MonkeyPat
             old.kill()
 
 
+@pytest.mark.slow
+@pytest.mark.loopback
+def test_mainPidAgain(tmp_path: Path, manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that serves again, as the one that had taken over was killed, tells the manager to watch it."""
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot" / "file").write_bytes(bytes(700))
+    probe = datagram()
+    number = probe.getsockname()[1]
+    probe.close()
+    (tmp_path / "x.yaml").write_text(
+        f"castd: 1\ncontent: [{{directory: {{path: boot}}}}]\ncontrol: {{path: {tmp_path}/control}}\n"
+        f"transports: {{tftp: {{port: {number}, interface: 127.0.0.1, silence: 1 min}}}}\n"
+    )
+    client = datagram()
+    client.settimeout(30)
+    with launched(tmp_path, manager, {}) as old:
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        command = [sys.executable, "-m", "castd", "upgrade", "--control", str(tmp_path / "control")]
+        try:
+            manager.until("READY")
+            # A transfer keeps the old process alive.
+            client.sendto(b"\0\1file\0octet\0", ("127.0.0.1", number))
+            _, peer = client.recvfrom(600)
+            with subprocess.Popen(command, cwd=ROOT) as upgrading:
+                main = int(manager.until("MAINPID")["MAINPID"])
+                manager.until("READY")
+                assert upgrading.wait(60) == 0
+            os.kill(main, signal.SIGKILL)
+            assert int(manager.until("MAINPID")["MAINPID"]) == old.pid
+            manager.until("READY")
+            client.sendto(b"\0\4\0\1", peer)
+            client.sendto(b"\0\4\0\2", peer)
+            old.send_signal(signal.SIGTERM)
+            manager.until("STOPPING")
+            assert old.wait(30) == 0
+        finally:
+            old.kill()
+    client.close()
+
+
 class Several:
     """Keeps how long the datagrams of a burst are."""
 

@@ -171,6 +171,19 @@ class ServiceWatch:
         allowed = int((drain + STOP_MARGIN) * 1e6)
         self.notifier.notify("STOPPING=1", f"STATUS={self._status()}", f"EXTEND_TIMEOUT_USEC={allowed}")
 
+    def leave(self, pid: int) -> None:
+        """Have the service manager watch another process, and send nothing until L{takeBack} or L{start}."""
+        self.notifier.notify(f"MAINPID={pid}")
+        self.pause()
+
+    def takeBack(self) -> None:
+        """
+        Have the service manager watch this process again, as the other one has died.  It takes such a message only if
+        the unit lets every process of the service notify it (C{NotifyAccess=all}).
+        """
+        self.notifier.muted = False
+        self.notifier.notify(f"MAINPID={os.getpid()}")
+
     def pause(self) -> None:
         """Send nothing until L{start}: the service manager watches another process."""
         if self._call is not None and self._call.active():

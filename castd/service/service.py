@@ -483,13 +483,13 @@ class Server(MultiService):
         self.site.ports.freezeStore(False)
         for each in self.addresses:
             each.resume()
+        self.watch.takeBack()
         self.startServing()
         self.removeAbandoned()
 
     def leaveWatch(self, pid: int) -> None:
         """Tell the service manager that the process to watch is another one."""
-        self.watch.notifier.notify(f"MAINPID={pid}")
-        self.watch.pause()
+        self.watch.leave(pid)
 
     # Reload.
 
