@@ -12,10 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from twisted.internet.error import CannotListenError
 
 from castd.net.device_watch import DEVICE_CHECK
 from castd.net.fdstore import FdStore, addressIn, fdName
 from castd.net.ports import Ports
+from castd.net.sockets import bindSocket
 from castd.observe.sdnotify import ServiceNotifier
 from tests.support.fakes import Hearer, Reactor
 from tests.test_sdnotify import LAUNCH, ROOT, datagram
@@ -151,6 +153,45 @@ def test_boundAnew(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.fstat(manager.kept[name]).st_ino == os.fstat(port.fileno()).st_ino
     ports.freezeStore(True)
     port.stopListening()
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize("hosts", [("", "127.0.0.1"), ("127.0.0.1", ""), ("::", "::1"), ("::1", "::")])
+def test_wildcardBefore(manager: Manager, monkeypatch: pytest.MonkeyPatch, hosts: tuple[str, str]) -> None:
+    """
+    A service file that was changed from the wildcard to an address, or back: what was kept for the one does not keep
+    the other from being bound.  That the manager has closed it is waited for.
+    """
+    monkeypatch.setattr(ServiceNotifier, "barrier", lambda notifier: manager.waiting())
+    before, after = hosts
+    sock = bindSocket(before, 0)
+    number = sock.getsockname()[1]
+    store = FdStore(ServiceNotifier(manager.address))
+    store.add((before, number), sock)
+    manager.waiting()
+    ports = Ports(Reactor(), random.Random(0), inherited={(before, number): sock}, store=store)
+    ports.listen(number, Hearer(), after)
+    ports.reconcileStore()
+    manager.waiting()
+    assert list(manager.kept) == [fdName((after, number))]
+
+
+@pytest.mark.loopback
+def test_wildcardOfAnother(manager: Manager) -> None:
+    """While the previous process serves by such a socket, in an upgrade, the address cannot be had, and it is kept."""
+    sock = bindSocket("", 0)
+    number = sock.getsockname()[1]
+    ports = Ports(
+        Reactor(),
+        random.Random(0),
+        inherited={("", number): sock},
+        store=FdStore(ServiceNotifier(manager.address)),
+        shared=True,
+    )
+    with pytest.raises(CannotListenError):
+        ports.listen(number, Hearer(), "127.0.0.1")
+    assert (sock.fileno() >= 0, manager.waiting()) == (True, [])
+    sock.close()
 
 
 @pytest.mark.loopback

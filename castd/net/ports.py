@@ -482,14 +482,35 @@ class Ports:
         return opened
 
     def _bindListening(self, interface: str, port: int) -> socket.socket:
-        """Bind a request port; if a port in stock may have its number, or the last descriptors, without the stock."""
+        """
+        Bind a request port; if a port in stock may have its number, or the last descriptors, without the stock.  A
+        socket of the previous process that is in the way is closed: the service file may have had the wildcard then.
+        """
         try:
             return sockets.bindSocket(interface, port)
         except OSError as error:
-            if error.errno not in _SCARCE or not len(self._stock):
+            obstacles = self._obstacles(interface, port) if error.errno == errno.EADDRINUSE else []
+            if not obstacles and (error.errno not in _SCARCE or not len(self._stock)):
                 raise
+        for at in obstacles:
+            self._inherited.pop(at).close()
+            self._store.remove(at)
         self.closeIdle()
         return sockets.bindSocket(interface, port)
+
+    def _obstacles(self, interface: str, port: int) -> list[tuple[str, int]]:
+        """
+        Return the sockets of the previous process that keep an address from being bound: the wildcard's, or all others
+        if that is to be bound.  No service file has both.  While that process has them too it would not help to close
+        them.
+        """
+        wildcard = "::" if ":" in interface else ""
+        return [
+            (host, number)
+            for (host, number), sock in self._inherited.items()
+            if number == port and (":" in host) == (":" in interface) and wildcard in (host, interface)
+            if sock not in self._shared
+        ]
 
     def reached(self, address: str) -> tuple[IPv4Network, ...] | None:
         return self.interfaces.reached(address)
