@@ -45,6 +45,8 @@ def _becomeUser(subject: Subject, machine: IMachine) -> Iterator[Finding]:
         if machine.uid == 0:
             yield Finding("not known", "whether castd's own user may do this: root may do all", "--user NAME")
     elif machine.uid == 0:
+        if subject.pid is not None:
+            machine.enter(subject.process)
         machine.become(subject.user)
     elif machine.uid != subject.user.uid:
         what = f"what user {subject.user.uid} may do: it is looked at as user {machine.uid}"

@@ -162,6 +162,12 @@ class IMachine(Protocol):
         @raise OSError: a step failed; or nobody listens there.
         """
 
+    def enter(self, process: str) -> None:
+        """
+        See the file system as another process sees it, for good: what systemd shows a service may differ from what all
+        others see (C{DynamicUser=}, C{ProtectHome=}).  A check is alone in its process.
+        """
+
     def become(self, user: UnprivilegedUser) -> None:
         """Become a user for good.  A check is alone in its process."""
 
@@ -348,6 +354,14 @@ class ThisMachine:
                     sock.sendto(tftp.buildError(0, "castd doctor needs no more"), peer)
                 return packet
         return None
+
+    def enter(self, process: str) -> None:
+        # Where the mounts are the same the root may differ all the same (twistd --chroot): castd opens what it serves
+        # before that.
+        if self.link(f"/proc/{process}/ns/mnt") not in ("", self.link("/proc/self/ns/mnt")):
+            with suppress(OSError):
+                os.chroot(f"/proc/{process}/root")
+                os.chdir("/")
 
     def become(self, user: UnprivilegedUser) -> None:
         user.dropPrivileges()

@@ -136,6 +136,9 @@ class FakeMachine:
     def firstBlock(self, name: str, server: Peer, interface: str, seconds: float) -> Packet | None:
         raise OSError(111, "Connection refused")
 
+    def enter(self, process: str) -> None:
+        raise AssertionError("the tests' own file system is looked at")
+
     def become(self, user: UnprivilegedUser) -> None:
         self.uid = user.uid
 
