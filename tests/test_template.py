@@ -566,6 +566,19 @@ def rendered(tmp_path: Path, *texts: str, memory: int = 256, signalled: int | No
 
 
 @pytest.mark.slow
+def test_endedFirst() -> None:
+    """Where memory is short the kernel ends the process of templates, and not the server, which is larger."""
+    argv = [sys.executable, "-m", "castd.templates.child", str(256 << 20)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert len(child.stdout.read(LENGTH.size)) == LENGTH.size, "it is ready"
+        assert Path(f"/proc/{child.pid}/oom_score_adj").read_text() == "1000\n"
+        child.stdin.close()
+        assert child.wait(IDLE) == 0
+
+
+@pytest.mark.slow
 def test_toldToStop(tmp_path: Path) -> None:
     """A service manager tells all processes to stop; this one goes on until the server has no more work for it."""
     answers, status = rendered(tmp_path, "one", "two", signalled=signal.SIGTERM)

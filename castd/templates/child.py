@@ -15,18 +15,22 @@ import select
 import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import BinaryIO
 
 from castd.templates.messages import LENGTH, MEMORY_STATUS, Job, Rendered
 
 #: Seconds without a job until the process ends.
 IDLE = 60.0
+#: The largest value that the kernel takes (proc_pid_oom_score_adj(5)).
+_FIRST_TO_END = 1000
 
 
 def main() -> None:
     """Render what is asked for, until there is nothing more."""
     # A service manager may tell all processes of castd to stop; requests that wait for this one are still served then.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    endFirst()
     limit(int(sys.argv[1]))
     from castd.templates.rendering import Rendering
 
@@ -39,6 +43,12 @@ def main() -> None:
             _send(output, rendering.render(job))
         except MemoryError:
             os._exit(MEMORY_STATUS)
+
+
+def endFirst() -> None:
+    """Have the kernel end this process, and not the server, where memory is short: the server needs more of it."""
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as own:
+        own.write(str(_FIRST_TO_END))
 
 
 def limit(memory: int) -> None:
