@@ -804,6 +804,12 @@ def test_cannotBeAskedFor(question: dict[str, object]) -> None:
         Query.read(question)
 
 
+@pytest.mark.parametrize("since", [5, 5.5])
+def test_wholeSeconds(since: float) -> None:
+    """An instant may be written without a fraction: JSON has one kind of number."""
+    assert Query.read({"since": since}).since == since
+
+
 @given(st.dictionaries(st.sampled_from(["peer", "name", "outcome", "why", "octets", "size"]), st.text() | st.none()))
 def test_anyEvent(fields: dict[str, object]) -> None:
     """Whatever a client has written into an event is kept and found again."""

@@ -145,16 +145,16 @@ class Query:
         return cls(
             address=_asked(question, "address", str),
             name=_asked(question, "name", str),
-            since=_asked(question, "since", float),
+            since=_asked(question, "since", float, int),
             failed=_asked(question, "failed", bool) or False,
             limit=_asked(question, "limit", int) or MOST_FOUND,
             merged=_asked(question, "merged", bool) or False,
         )
 
 
-def _asked(question: Mapping[str, object], key: str, kind: type[_Value]) -> _Value | None:
+def _asked(question: Mapping[str, object], key: str, *kinds: type[_Value]) -> _Value | None:
     value = question.get(key)
-    if value is not None and not isinstance(value, kind):
+    if value is not None and not isinstance(value, kinds):
         raise ValueError(f"{key}: {value} cannot be asked for")
     return value
 
