@@ -4,6 +4,7 @@ Directories and chains of them, on a real file system.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import gc
 import importlib.util
@@ -645,9 +646,31 @@ def test_withoutCtypes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert without.openat2(b"/", os.O_PATH) is None
     assert without.versionOf(0) is None
     assert not without.fromMemory(0)
+    assert "ctypes" in without.refusal()
     for name in ("openat2", "versionOf", "fromMemory"):
         monkeypatch.setattr(athand, name, getattr(without, name))
     assert content(directory(tree), "x") == b"the file x"
+
+
+@pytest.mark.parametrize(
+    ("number", "told"), [(errno.ENOSYS, "not implemented"), (errno.EPERM, "not permitted"), (errno.EAGAIN, None)]
+)
+def test_refusedOpenat2(monkeypatch: pytest.MonkeyPatch, number: int, told: str | None) -> None:
+    """What refuses openat2, such as a seccomp filter, is told; a directory that is not in memory is no refusal."""
+
+    def refused(*_: object) -> int:
+        ctypes.set_errno(number)
+        return -1
+
+    monkeypatch.setattr(athand, "_syscall", refused)
+    assert (told in athand.refusal()) if told else (athand.refusal() == "")
+
+
+def test_openat2() -> None:
+    """Where it is not refused nothing is said, and no descriptor stays open."""
+    before = set(os.listdir("/proc/self/fd"))
+    assert "ctypes" not in athand.refusal()
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_spellingsAreKept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

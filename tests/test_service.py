@@ -17,6 +17,7 @@ from castd.config.config import build
 from castd.config.plugin import Collected, collect
 from castd.config.warnings import warningsOf
 from castd.errors import ConfigError, Forbidden, NotFound, Unavailable
+from castd.files import athand
 from castd.interfaces import IContentSink, ISite
 from castd.request import Local, Request
 from castd.service import service
@@ -321,6 +322,16 @@ def test_startAloneFails(boot: Path, network: Network, events: list[dict[str, An
     network.advance(0)
     assert network.bound == {}
     assert told(events) == []
+
+
+@pytest.mark.parametrize("why", ["", "Function not implemented"])
+def test_openedInThreads(
+    boot: Path, network: Network, events: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """Where no file can be opened from memory the log says so at the start, and why."""
+    monkeypatch.setattr(athand, "refusal", lambda: why)
+    start(made(boot, network, START + ANY + TFTP))
+    assert [each["why"] for each in events if each["event"] == "unused-openat2"] == [why] * bool(why)
 
 
 def test_sharing(boot: Path, network: Network, events: list[dict[str, Any]]) -> None:

@@ -61,6 +61,8 @@ FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 #: Errors that pass as soon as a transfer ends: at "busy" a client gives up, without an answer it asks again.
 NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
+#: Errors of C{openat2} where there is no such call: none in the kernel or in a seccomp filter, or none from memory.
+_UNKNOWN = frozenset((errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP))
 #: Errors of L{openat2} that the same request would have in a thread.
 _FINAL = frozenset((errno.ENOENT, errno.EACCES)) | NO_DESCRIPTORS
 
@@ -120,6 +122,19 @@ def openat2(path: bytes, flags: int, beneath: int | None = None, links: bool = T
     if number in _FINAL:
         raise OSError(number, os.strerror(number))
     return None
+
+
+def refusal() -> str:
+    """Return why no file can be opened from memory in this process, whatever its file system; C{""}: it can."""
+    if not _available:
+        return "Python has no ctypes here, or cannot read from memory"
+    how = _how(os.O_PATH, False, True)
+    fd: int = _syscall(_SYS_OPENAT2, _AT_FDCWD, b"/", how, len(how))
+    if fd >= 0:
+        os.close(fd)
+        return ""
+    number = ctypes.get_errno()
+    return os.strerror(number) if number in _UNKNOWN else ""
 
 
 def leadsBeyond(path: bytes, beneath: int) -> bool:

@@ -24,6 +24,7 @@ from castd import __version__, native
 from castd.config.config import Config
 from castd.config.plugin import Collected
 from castd.errors import ConfigError, Refused, Unavailable
+from castd.files import athand
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.presence import Presence, lookAt
 from castd.files.threads import RunInThread, allWithin, asDeferred
@@ -217,6 +218,8 @@ class Server(MultiService):
         _log.info(form, event="started", version=__version__, file=file, loop=loop, pid=os.getpid())
         if native.WORTH_A_WARNING:
             _log.warn("the native loop is not used: {why}", event="unused-loop", why=native.REASON)
+        if why := athand.refusal():
+            _log.warn("each file is opened in a thread, as openat2 is refused: {why}", event="unused-openat2", why=why)
         self.removeAbandoned()
 
     def removeAbandoned(self) -> None:
