@@ -90,6 +90,7 @@ MODULES = {
     "files/regex": CALLER,
     "files/root": FILE,
     "files/spelling": FILE,
+    "files/threads": THREADS,
     "group_pool": PORT,
     "interfaces": CALLER,
     "machines/known": READ,
