@@ -19,12 +19,15 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import DatagramProtocol
 
 from castd import native
+from castd.dialects import tftp
 from castd.net import devices, sockets
 from castd.net.device_watch import DEVICE_CHECK
 from castd.net.ports import DRAWS, GroupPort, Ports
 from castd.net.unicast_ports import UnicastPort
 from castd.request import Local, Peer
+from castd.testing import Network, memorySite
 from tests.support.fakes import Hearer, Reactor
+from tests.support.stage import listener
 
 pytestmark = pytest.mark.loopback
 
@@ -274,6 +277,17 @@ def test_moment(ports: Ports, monkeypatch: pytest.MonkeyPatch, busy: list[int], 
     monkeypatch.setattr(ports.epoll, "_epoll", drained)
     ports.epoll.read()
     assert drained.waits == [0] * len(waits)
+
+
+def test_admittedBefore() -> None:
+    """A socket of the process before, which let receivers bind its number, lets nobody do so where no group has it."""
+    sock = sockets.bindSocket("", 0)
+    number = sock.getsockname()[1]
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    after = Ports(Reactor(), random.Random(1), inherited={("", number): sock})
+    port = after.listen(number, listener(memorySite(Network()), (tftp, {"port": number})))
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR) == 0
+    port.stopListening()
 
 
 @pytest.mark.parametrize("admits", [True, False])

@@ -75,20 +75,15 @@ class Listener(DatagramProtocol):
 
     def startProtocol(self) -> None:
         self.site.requestPorts[self.port] += 1
-        self._admitReceivers(False)
+        self._admitReceivers()
 
-    def _admitReceivers(self, before: bool) -> None:
+    def _admitReceivers(self) -> None:
         """
-        Let receivers on this machine bind the number of the port to a group, if and only if one has that number.
-
-        @param before: they could until now.
+        Let receivers on this machine bind the number of the port to a group, if and only if one has that number; the
+        socket may be that of another process before, or the service file another one.
         """
-        if self.transport is not None and self._sharesNumber is not before:
-            self.transport.admitReceivers(not before)
-
-    @property
-    def _sharesNumber(self) -> bool:
-        return any(entry.sharesNumber for entry in self._entries)
+        if self.transport is not None:
+            self.transport.admitReceivers(any(entry.sharesNumber for entry in self._entries))
 
     def stopProtocol(self) -> None:
         self.site.requestPorts -= Counter([self.port])
@@ -109,13 +104,12 @@ class Listener(DatagramProtocol):
         """
         Serve the dialects of another listener; those with equal options keep their groups, and casts under way go on.
         """
-        admitted = self._sharesNumber
         self._entries = [
             next((ours for ours in self._entries if (ours.name, ours.options) == (entry.name, entry.options)), entry)
             for entry in other._entries
         ]
         self._sessions.successor = self._drained = None
-        self._admitReceivers(admitted)
+        self._admitReceivers()
 
     def drain(self) -> Deferred[None]:
         """As L{ICastTransport.drain}."""
@@ -147,7 +141,8 @@ class Listener(DatagramProtocol):
                 except BaseException:
                     logFault("a transfer could not be ended")
                 else:
-                    closing += () if ended is None else (ended,)
+                    if ended is not None:
+                        closing.append(ended)
         await whenAll(closing)
 
     def _checkDrained(self) -> None:
