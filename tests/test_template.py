@@ -527,13 +527,17 @@ def test_otherMemory() -> None:
 # The real process.
 
 
-def rendered(tmp_path: Path, *texts: str, memory: int = 256, signalled: int | None = None) -> tuple[list[Any], int]:
+def rendered(
+    tmp_path: Path, *texts: str, memory: int = 256, signalled: int | None = None, seconds: int = 60
+) -> tuple[list[Any], int]:
     """
     What the program answers to a job for each text, and its exit status.
 
     @param signalled: the signal that it gets once it is ready.
+    @param seconds: how long it may calculate for a job.
     """
-    argv = [sys.executable, "-m", "castd.templates.child", str(memory << 20)]
+    code = f"from castd.templates import child; child.MOST_SECONDS = {seconds}; child.main()"
+    argv = [sys.executable, "-c", code, str(memory << 20)]
     child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert child.stdin is not None
     assert child.stdout is not None
@@ -583,6 +587,17 @@ def test_toldToStop(tmp_path: Path) -> None:
     """A service manager tells all processes to stop; this one goes on until the server has no more work for it."""
     answers, status = rendered(tmp_path, "one", "two", signalled=signal.SIGTERM)
     assert ([each["text"] for each in answers], status) == (["one", "two"], 0)
+
+
+@pytest.mark.slow
+def test_nobodyWatches(tmp_path: Path) -> None:
+    """
+    A job that calculates for ever is ended by the kernel, where castd has ended and watches it no more.  Each job has
+    its own time.
+    """
+    long = "".join(f"{{% for {each} in range(3000) %}}" for each in "abc") + "{% endfor %}" * 3
+    answers, status = rendered(tmp_path, "one", "two", long, signalled=signal.SIGTERM, seconds=1)
+    assert ([each["text"] for each in answers], -status) == (["one", "two"], signal.SIGXCPU)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@ Renders templates, as a process of its own that may be killed: C{python -m castd
 
 Standard input and output carry messages: four octets with the length, then an object of JSON.  The first one is sent
 when the process is ready; then each job is answered by one.  Everything that a template can do is bounded here, but for
-its time, which the other process watches.
+its time by the clock, which the other process watches.
 """
 
 from __future__ import annotations
@@ -16,19 +16,23 @@ import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from math import ceil
 from typing import BinaryIO
 
 from castd.templates.messages import LENGTH, MEMORY_STATUS, Job, Rendered
 
 #: Seconds without a job until the process ends.
 IDLE = 60.0
+#: Seconds on a processor that a job may take: as many as a service file can allow it by the clock.
+MOST_SECONDS = 60
 #: The largest value that the kernel takes (proc_pid_oom_score_adj(5)).
 _FIRST_TO_END = 1000
 
 
 def main() -> None:
     """Render what is asked for, until there is nothing more."""
-    # A service manager may tell all processes of castd to stop; requests that wait for this one are still served then.
+    # A service manager may tell all processes of castd to stop.  castd would take the end of this one for a fault of
+    # the template, and refuse what waits for it with an ERROR.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     endFirst()
     limit(int(sys.argv[1]))
@@ -39,6 +43,7 @@ def main() -> None:
     output, sys.stdout = sys.stdout.buffer, sys.stderr
     _send(output, {})
     while (job := _receive(sys.stdin.buffer)) is not None:
+        limitTime()
         try:
             _send(output, rendering.render(job))
         except MemoryError:
@@ -49,6 +54,14 @@ def endFirst() -> None:
     """Have the kernel end this process, and not the server, where memory is short: the server needs more of it."""
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as own:
         own.write(str(_FIRST_TO_END))
+
+
+def limitTime() -> None:
+    """Bound the time on a processor that the next job may take: castd, which watches it, may have ended meanwhile."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    allowed = ceil(used.ru_utime + used.ru_stime) + MOST_SECONDS
+    resource.setrlimit(resource.RLIMIT_CPU, (allowed if hard == resource.RLIM_INFINITY else min(allowed, hard), hard))
 
 
 def limit(memory: int) -> None:

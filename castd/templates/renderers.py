@@ -177,11 +177,6 @@ class Renderers:
         self._next()
         return done
 
-    def stop(self) -> None:
-        """Kill all processes."""
-        for each in self._processes:
-            each.kill()
-
     def _next(self) -> None:
         """Begin each job that can begin."""
         running = [each.source for each in self._processes if not each.free]
