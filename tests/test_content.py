@@ -627,6 +627,21 @@ def test_whoMayNot(tmp_path: Path, number: int, told: bool) -> None:
     assert (who in fault) is told
 
 
+def test_releasedWhileItIsAsked(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A directory that is released while a request waits for its disk answers that, and is not open afterwards."""
+    monkeypatch.setattr(athand, "openat2", lambda *_: None)
+    later = Later()
+    source = Directory(DirectoryOptions(path=tree), later)
+    asked = source.lookup("x", PEER)
+    source.release()
+    later.run()
+    found = result(asked)
+    assert found.read(0, 100) == b"the file x"
+    found.close()
+    assert descriptors(tree) == 0
+    assert str(tree) not in openFiles()
+
+
 def test_relativeRoot(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative path means what it meant at the start, whatever the working directory becomes."""
     monkeypatch.chdir(tree.parent)

@@ -60,6 +60,7 @@ class Root(AtHand):
     """
 
     _opened: _OpenedRoot | None
+    _released = False
 
     def __init__(
         self,
@@ -90,6 +91,7 @@ class Root(AtHand):
         Close the root as soon as nobody uses it; who needs it later opens it anew.  To forget the object would not do:
         what is left of a request may refer to it until the garbage collector comes, which is seldom.
         """
+        self._released = True
         self._opened = None
 
     def leadsBeyond(self, parts: Parts) -> bool:
@@ -215,14 +217,20 @@ class Root(AtHand):
         """
         root = self._opened
         if root is None:
-            self._opened = root = _OpenedRoot(self.path)
-            return root
+            return self._openAnew()
         try:
             found = os.stat(self.path)
             if (found.st_dev, found.st_ino) != root.identity:
-                self._opened = root = _OpenedRoot(self.path)
+                root = self._openAnew()
         except OSError:
             pass
+        return root
+
+    def _openAnew(self) -> _OpenedRoot:
+        self._opened = root = _OpenedRoot(self.path)
+        # Looked at only now, as this may run in a thread: a request may have waited there since before the release.
+        if self._released:
+            self._opened = None
         return root
 
 
