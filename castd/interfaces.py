@@ -1038,6 +1038,8 @@ class IListeningPort(IDatagramPort):
 
     paused: bool = Attribute("True: this process does not read the port; another process has its socket and reads it.")
 
+    inherited: bool = Attribute("True: it was opened with a socket that the process before this one has, too.")
+
     def pause(shared: bool) -> None:
         """
         Stop reading the port.  Datagrams stay in the socket until a process reads them; sending goes on as before.

@@ -481,6 +481,27 @@ def test_reloadBesideTheOld(case: Callable[..., Case], network: Network) -> None
     assert len(network.getDelayedCalls()) == 0
 
 
+def test_reloadsOfItsOwn(case: Callable[..., Case], network: Network) -> None:
+    """An address that the old process has never had is closed, and makes room for another one, as if that were gone."""
+    both = "transports: {tftp: {}, b: {use: tftp, port: 70, interface: 10.0.0.1}}\n"
+    one = case(START + TFTP)
+    early = Client(network)
+    assert one.upgrade() == ()
+    assert one.new is not None
+    for text, ports in (
+        (both, [69, 70]),
+        (TFTP, [69]),
+        (both, [69, 70]),
+        (both.replace("interface: 10.0.0.1", ""), [69, 70]),
+    ):
+        one.write(START + text)
+        assert result(one.new.reread()) == ()
+        network.advance(1)
+        assert not early.step()
+        assert [each.bindAddress[1] for each in one.new.addresses] == ports
+    assert early.finish() == BODY
+
+
 def test_adminPorts(case: Callable[..., Case], network: Network, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The new process opens its admin ports, those that are new in its file, and those that the old one has had."""
     endpoints = AdminEndpoints(monkeypatch)

@@ -283,7 +283,7 @@ class ListeningPort(UnconnectedPort[IListeningProtocol]):
         closeSocket: Callable[[socket.socket], object],
     ) -> None:
         """As L{UnconnectedPort.__init__}."""
-        self.paused = False
+        self.paused = self.inherited = False
         self._alone = True
         # While another process may choose another interface for the socket, each datagram to a group names its own one:
         # index of the one that was chosen last (0: the socket's), and those of addresses that are known.
@@ -474,7 +474,8 @@ class Ports:
         except OSError as error:
             raise CannotListenError(interface or "any", port, error) from error
         self._listening[at] = (opened, ours)
-        if not fresh and sock not in self._shared:
+        opened.inherited = sock in self._shared
+        if not fresh and not opened.inherited:
             opened.resume(True)
         self._shared.discard(sock)
         if ours:

@@ -19,7 +19,7 @@ from castd.config.config import Entry
 from castd.errors import Unavailable
 from castd.files.threads import asDeferred
 from castd.group_pool import Group
-from castd.interfaces import ICastTransport, IListeningPort, ISuccessor, IUpgradable
+from castd.interfaces import ICastTransport, IListeningPort, IPredecessor, ISuccessor, IUpgradable
 from castd.request import Local, Peer, hostPort
 from castd.server.site import Site
 
@@ -77,9 +77,9 @@ class ListeningAddress(Service):
         return next(iter(self.transport.casts()), None) is None
 
     @property
-    def heldBy(self) -> int | None:
-        """The process before this one, which may have the same socket; L{None}: there is none any more."""
-        return None if self.site.predecessor is None else self.site.predecessor.pid
+    def heldBy(self) -> IPredecessor | None:
+        """The process before this one, if it still runs and has the same socket."""
+        return self.site.predecessor if self.port is not None and self.port.inherited else None
 
     def share(self, transport: ICastTransport, entry: Entry) -> bool:
         """Add a transport that is configured at this address.  -> whether it could be added."""
@@ -192,7 +192,7 @@ class ListeningAddress(Service):
 
     def _drained(self, result: Failure | None, drained: Deferred[None]) -> None:
         """Fire one of the Deferreds of L{_drainTransport}, unless the transport goes on by now."""
-        predecessor = self.site.predecessor
+        predecessor = self.heldBy
         if drained not in self._draining:
             if isinstance(result, Failure):
                 self._drainFailed(result)

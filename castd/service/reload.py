@@ -65,7 +65,7 @@ class PortChange:
                 raise _refusal(wanted, f"{other.address} is to make room, but transfers are under way there")
             if other.heldBy is not None:
                 # Neither could the new address be bound, nor the old one once more.
-                why = f"process {other.heldBy}, which was here before this one, still has it open"
+                why = f"process {other.heldBy.pid}, which was here before this one, still has it open"
                 raise _refusal(wanted, f"{other.address} is to make room, but {why}: try again when it has ended")
             undo.callback(other.bind)
             other.unbind()

@@ -223,7 +223,7 @@ class Host:
         if inherited is None:
             self.network.bound.update({(place, port.address[1]): port for place in port.places})
         else:
-            port.waiting, port.paused = inherited.waiting, True
+            port.waiting, port.paused, port.inherited = inherited.waiting, True, True
         if port.shared not in ("", _EVERYBODY):
             port.joinGroup(port.shared)
         self._ports[port] = None

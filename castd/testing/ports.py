@@ -76,6 +76,7 @@ class VirtualPort:
         "closed",
         "group",
         "host",
+        "inherited",
         "locals",
         "loopback",
         "paused",
@@ -108,7 +109,7 @@ class VirtualPort:
         }
         self.address = peerAt(addresses[0], number)
         self.places = (interface,) if self.shared else tuple(self.locals)
-        self.closed = self.paused = self.admits = False
+        self.closed = self.paused = self.inherited = self.admits = False
         self.broadcast = bool(self.shared)
         self.waiting: list[tuple[bytes, Peer, Local | None]] = []
         self.loopback = True
