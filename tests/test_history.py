@@ -804,6 +804,21 @@ def test_cannotBeAskedFor(question: dict[str, object]) -> None:
         Query.read(question)
 
 
+def test_writtenAfterAQuestion() -> None:
+    """What happens while the disk is asked for something is written soon after, though nothing else happens."""
+    kept = Kept()
+    kept.slow = True
+    answers = list[object]()
+    kept.history.find(Query()).addCallback(answers.append)
+    kept.history(received(1.0))
+    while kept.held:
+        kept.held.pop(0)()
+    assert answers == [[]]
+    kept.slow = False
+    kept.clock.advance(history.DELAY)
+    assert [each["event"] for each in kept.store.find(Query())] == ["received"]
+
+
 @pytest.mark.parametrize("since", [5, 5.5])
 def test_wholeSeconds(since: float) -> None:
     """An instant may be written without a fraction: JSON has one kind of number."""

@@ -163,9 +163,9 @@ class History:
         waiting, self._waiting = self._waiting, {True: {}, False: {}}
         if not any(waiting.values()):
             return succeed(None)
-        return self._run(lambda: self._store(waiting)).addErrback(self._failed, waiting)
+        return self._run(lambda: self._writeInThread(waiting)).addErrback(self._failed, waiting)
 
-    def _store(self, waiting: _Waiting) -> None:
+    def _writeInThread(self, waiting: _Waiting) -> None:
         """Write events, in the thread: there may be thousands, and to put them in order takes 5 microseconds each."""
         entries = [each._replace(times=count) for kind in waiting.values() for each, count in kind.values()]
         entries.sort(key=attrgetter("time"))
@@ -197,6 +197,10 @@ class History:
 
     def _written(self, _: None) -> None:
         self.tellPutAside()
+        self._writeLater()
+
+    def _writeLater(self) -> None:
+        """Have written soon what has come while the disk was asked for something."""
         if any(self._waiting.values()) and self._timer is None:
             self._timer = self._reactor.callLater(DELAY, self._write)
 
@@ -207,7 +211,11 @@ class History:
         @raise sqlite3.Error: the file is damaged.
         """
         self._write()
-        return self._disk.run(lambda: self._run(lambda: self.store.find(query)))
+        return self._disk.run(lambda: self._run(lambda: self.store.find(query))).addBoth(self._asked)
+
+    def _asked(self, result: list[Found] | Failure) -> list[Found] | Failure:
+        self._writeLater()
+        return result
 
     def close(self) -> Deferred[None]:
         """Have everything written, and the file closed."""
