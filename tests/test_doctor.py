@@ -6,11 +6,9 @@ import errno
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,7 +34,7 @@ from castd.packets import dhcp
 from castd.service.bootstrap import MIN_CASTS, affordableCasts, neededDescriptors
 from tests.support.doctor import NOBODY, FakeMachine, findings, subject
 from tests.support.jobs import ROOT, eventually, free, running, until
-from tests.support.needs import need, needRoot
+from tests.support.needs import need, needNamespaces, needRoot
 
 TFTP = {"port": 69, "interface": "10.0.0.5"}
 ROOT_CAPABILITIES = {"/proc/self/status": "CapEff:\t000001ffffffffff\n"}
@@ -778,27 +776,25 @@ def test_checkThatChangesUser(tmp_path: Path) -> None:
 def test_mountsOfTheServer(tmp_path: Path) -> None:
     """
     What a server may read and write is looked at where that is, as systemd may show it other folders than all others
-    see: here the folder of uploads is closed to its user outside, and open inside.
+    see: here the folder of uploads is there for the server alone.
     """
-    needRoot()
-    need("unshare", "mount")
-    # Not below tmp_path, which pytest closes to other users.
-    closed = Path(tempfile.mkdtemp())
-    (closed / "uploads").mkdir()
-    about = subject(tmp_path, sections={"uploads": [{"directory": {"path": str(closed / "uploads")}}]})
-    inside = f"mount -t tmpfs -o mode=755 none {closed} && mkdir -m 777 {closed}/uploads && echo there && exec sleep 60"
+    needNamespaces("mount")
+    need("mount")
+    # A place that everybody may look at, wherever the tests have theirs.
+    uploads = "/mnt/uploads"
+    about = subject(tmp_path, sections={"uploads": [{"directory": {"path": uploads}}]})
+    inside = f"mount -t tmpfs -o mode=755 none /mnt && mkdir -m 777 {uploads} && echo there && exec sleep 60"
     with subprocess.Popen(["unshare", "--mount", "sh", "-c", inside], stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             assert server.stdout.readline() == "there\n"
             checks = [Check("files", lookAtFiles)]
             for pid, verdict in ((server.pid, "fine"), (os.getpid(), "problem")):
-                found = dict(runChecks(replace(about, seconds=0.0, pid=pid), ThisMachine(), checks))
-                (uploads,) = [each for each in found["files"] if each.what.startswith("uploads: ")]
-                assert uploads.verdict == verdict, uploads
+                answers = dict(runChecks(replace(about, seconds=0.0, pid=pid), ThisMachine(), checks))
+                (found,) = [each for each in answers["files"] if each.what.startswith("uploads: ")]
+                assert found.verdict == verdict, found
         finally:
             server.kill()
-            shutil.rmtree(closed)
 
 
 @pytest.fixture

@@ -166,6 +166,8 @@ class IMachine(Protocol):
         """
         See the file system as another process sees it, for good: what systemd shows a service may differ from what all
         others see (C{DynamicUser=}, C{ProtectHome=}).  A check is alone in its process.
+
+        @raise OSError: this is not permitted, or the process has ended.
         """
 
     def become(self, user: UnprivilegedUser) -> None:
@@ -359,9 +361,8 @@ class ThisMachine:
         # Where the mounts are the same the root may differ all the same (twistd --chroot): castd opens what it serves
         # before that.
         if self.link(f"/proc/{process}/ns/mnt") not in ("", self.link("/proc/self/ns/mnt")):
-            with suppress(OSError):
-                os.chroot(f"/proc/{process}/root")
-                os.chdir("/")
+            os.chroot(f"/proc/{process}/root")
+            os.chdir("/")
 
     def become(self, user: UnprivilegedUser) -> None:
         user.dropPrivileges()

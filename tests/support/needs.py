@@ -74,12 +74,12 @@ def needRoot() -> None:
         lack("needs root")
 
 
-def needNamespaces() -> None:
-    """Require that a network namespace can be made: root alone is not enough in some containers."""
+def needNamespaces(kind: str = "net") -> None:
+    """Require that a namespace of this kind can be made: root alone is not enough in some containers."""
     needRoot()
-    tried = run("unshare", "--net", "true", seconds=10)
+    tried = run("unshare", f"--{kind}", "true", seconds=10)
     if tried.returncode:
-        lack(f"no network namespaces here: {tried.stderr.strip()}")
+        lack(f"no namespaces here ({kind}): {tried.stderr.strip()}")
 
 
 def needNative() -> None:
