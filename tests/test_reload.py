@@ -805,18 +805,6 @@ def test_directoriesOpenedBesideTheLoop(
     assert [event["path"] for event in events if event.get("event") == "slow-disk"] == [str(folder / "late")]
 
 
-def test_directoriesThatAreGone(folder: Path, network: Network) -> None:
-    """Nothing is remembered of directories that the service file does not name any more."""
-    case = Case(folder, network, START + TFTP)
-    for number in range(3):
-        (folder / f"more{number}").mkdir()
-        assert case.reload(START.replace("boot", f"more{number}") + TFTP) == ()
-        case.server.lookAtDisks()
-    assert case.server.unready() is None
-    assert [*case.server._presence] == [str(folder / "more2")]
-    case.server.stopService()
-
-
 def test_manyDirectories(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """A reload finds those of many directories that stay, in any order, without comparing each with all others."""
     parts = [f"part{at}" for at in range(30)]

@@ -61,8 +61,8 @@ FILE_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 #: Errors that pass as soon as a transfer ends: at "busy" a client gives up, without an answer it asks again.
 NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE})
-#: Errors of C{openat2} where there is no such call: none in the kernel or in a seccomp filter, or none from memory.
-_UNKNOWN = frozenset((errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP))
+#: Errors of C{openat2} and C{preadv2} where the kernel, the file system or a seccomp filter has no such call.
+NO_SUCH_CALL = frozenset((errno.ENOSYS, errno.EPERM, errno.EINVAL, errno.EOPNOTSUPP))
 #: Errors of L{openat2} that the same request would have in a thread.
 _FINAL = frozenset((errno.ENOENT, errno.EACCES)) | NO_DESCRIPTORS
 
@@ -134,7 +134,7 @@ def refusal() -> str:
         os.close(fd)
         return ""
     number = ctypes.get_errno()
-    return os.strerror(number) if number in _UNKNOWN else ""
+    return os.strerror(number) if number in NO_SUCH_CALL else ""
 
 
 def leadsBeyond(path: bytes, beneath: int) -> bool:

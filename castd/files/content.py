@@ -8,7 +8,6 @@ leads to a file that is open is not opened again.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections.abc import Callable, Sequence
@@ -23,7 +22,7 @@ from zope.interface import implementer
 
 from castd.errors import ContentChanged, Forbidden, NotFound, Refused, Unanswered
 from castd.files import athand, names, nearest
-from castd.files.athand import Links, Version
+from castd.files.athand import NO_SUCH_CALL, Links, Version
 from castd.files.mapping import MappedOptions, NameMap, RewriteOptions, WordPath, isUnfinished
 from castd.files.root import OPEN_TIMEOUT, Root, closeFd, readRefusal
 from castd.files.spelling import MOST_LISTED, Spellings
@@ -52,8 +51,6 @@ HEAD = 512
 CLOCK_STEP = 3_000_000_000
 #: Requests whose file is not there, and for which a name like theirs is looked for at once.
 MOST_SEEKING = 4
-#: Errors of a read from memory where the file system, the kernel or a seccomp filter does not have it.
-_NOT_AT_HAND = frozenset((errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS, errno.EPERM))
 
 
 class DirectoryOptions(MappedOptions):
@@ -466,7 +463,7 @@ class File:
         except BlockingIOError:
             return False
         except OSError as error:
-            if error.errno not in _NOT_AT_HAND:
+            if error.errno not in NO_SUCH_CALL:
                 raise ContentChanged(why=error.strerror or "input/output error") from error
             self._file.atHand = False
             return False

@@ -178,6 +178,10 @@ def _busy(upload: FileUpload) -> Forbidden:
     return Forbidden("busy", f"{upload.peer[0]} is uploading this file")
 
 
+def _nothing() -> None:
+    """Called for who need not be told."""
+
+
 def _isOurs(status: os.stat_result) -> bool:
     """
     Return whether this process could write to a file: it is of its user, or its group's, or everybody's, and not
@@ -212,7 +216,7 @@ class FileUpload:
         self.contested = contested
         self._moment = machine.moment
         self._heardAt = uploads.seconds()
-        self._replaced: Callable[[], object] = bool
+        self._replaced: Callable[[], object] = _nothing
         self._uploads, self._directory = uploads, directory
         self._space = SpaceClaim(key[0], directory, uploads.options.keepFree)
         self._part, self._fd = b"", -1
@@ -464,7 +468,7 @@ class FileUpload:
     def _closed(self, result: object) -> None:
         self._fd = -1
         # A circle would keep the transfer, and with it the directory open, until the garbage collector comes, seldom.
-        self._replaced = bool
+        self._replaced = _nothing
         self._uploads.forgetWhole(self)
         ended, self._ended = self._ended, []
         for each in ended:

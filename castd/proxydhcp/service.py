@@ -155,7 +155,7 @@ class ProxyDhcp:
         self._memory = Memory(options)
         # The one that has inherited the memory: it alone waits for machines.  Not the other way round, nor in the
         # memory: a circle would keep the directories of the file that it was in open.
-        self._heir: ProxyDhcp | None = None
+        self._successor: ProxyDhcp | None = None
         self._open: dict[ServicePort, IListeningPort] = {}
         self._watching: IDelayedCall | None = None
         self._waiting: set[Deferred[None]] = set()
@@ -220,7 +220,7 @@ class ProxyDhcp:
         """As L{IPortService.inherit}."""
         if isinstance(other, ProxyDhcp) and other._memory is not self._memory:
             self._memory = other._memory
-            other._heir = self
+            other._successor = self
             self._memory.limits.adjust(self.options.answers, self.options.answersPerMachine)
             other._stopWatching()
             self._watchFetches()
@@ -394,9 +394,9 @@ class ProxyDhcp:
             return
         self._tellAnswer(request, decided)
         inForce = self
-        while inForce._heir is not None:
+        while inForce._successor is not None:
             # After a reload this service answers what it has begun to.
-            inForce = inForce._heir
+            inForce = inForce._successor
         if decided.name and inForce._drained is None:
             host = str(request.address) if request.kind != DISCOVER else None
             now = self._site.reactor.seconds()
