@@ -4,7 +4,9 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -75,12 +77,33 @@ def test_history() -> None:
     assert f"/var/lib/{state}/history.sqlite" == DEFAULT_FILE
 
 
+#: A main process that takes a moment to stop.
+WAITS = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), print("told", flush=True), sys.exit()))
+print("ready", flush=True)
+signal.pause()
+"""
+
+
 def test_afterAnUpgrade() -> None:
     """
-    What the unit says suits a main process that was started by the one before it, and not by systemd.  With
-    C{KillMode=mixed} systemd kills such a one as soon as it is told to stop; with C{NotifyAccess=main} the process
-    before cannot say that it is the main one again.
+    What the unit says suits a main process that was started by the one before it, and not by systemd.  systemd waits
+    for the end of C{ExecStop=}, and not for such a process, and with C{KillMode=mixed} kills all others, too; with
+    C{NotifyAccess=main} the process before cannot say that it is the main one again.
     """
+    (stop,) = settings("ExecStop")
+    script = re.fullmatch("-/bin/sh -c '(.+)'", stop)
+    assert script is not None
+    # It lasts as long as the main process, and that is told to end; without one, after a crash, it ends at once.
+    with subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, text=True) as main:
+        assert main.stdout is not None
+        assert main.stdout.readline() == "ready\n"
+        # As systemd does: what nobody has waited for is not gone.
+        threading.Thread(target=main.wait).start()
+        run("sh", "-c", script[1], env={**os.environ, "MAINPID": str(main.pid)}, check=True)
+        assert main.stdout.read() == "told\n"
+    assert run("sh", "-c", script[1], env={**os.environ, "MAINPID": ""}).returncode != 0
     assert (settings("KillMode"), settings("NotifyAccess")) == (["control-group"], ["all"])
 
 
