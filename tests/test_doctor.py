@@ -779,12 +779,12 @@ def test_mountsOfTheServer(tmp_path: Path) -> None:
     see: here the folder of uploads is there for the server alone.
     """
     needNamespaces("mount")
-    need("mount")
+    unshare, _ = need("unshare", "mount")
     # A place that everybody may look at, wherever the tests have theirs.
     uploads = "/mnt/uploads"
     about = subject(tmp_path, sections={"uploads": [{"directory": {"path": uploads}}]})
     inside = f"mount -t tmpfs -o mode=755 none /mnt && mkdir -m 777 {uploads} && echo there && exec sleep 60"
-    with subprocess.Popen(["unshare", "--mount", "sh", "-c", inside], stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen([unshare, "--mount", "sh", "-c", inside], stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             assert server.stdout.readline() == "there\n"
