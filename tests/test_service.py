@@ -3,13 +3,17 @@
 import errno
 import json
 import random
+import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, ReactorNotRunning
+from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from castd.config import yaml
@@ -21,6 +25,7 @@ from castd.files import athand
 from castd.interfaces import IContentSink, ISite
 from castd.request import Local, Request
 from castd.service import service
+from castd.service.bootstrap import Stopper
 from castd.service.service import Server, compose, kinds
 from castd.testing import Host, Network, RecordingClient
 from tests.support.disks import result
@@ -322,6 +327,54 @@ def test_startAloneFails(boot: Path, network: Network, events: list[dict[str, An
     network.advance(0)
     assert network.bound == {}
     assert told(events) == []
+
+
+@implementer(IReactorCore, IReactorFromThreads)
+class Stoppable:
+    """A reactor that can be stopped once."""
+
+    def __init__(self) -> None:
+        self.stopped = 0
+        self.said: list[tuple[object, ...]] = []
+
+    def stop(self) -> None:
+        self.stopped += 1
+        if self.stopped > 1:
+            raise ReactorNotRunning
+
+    def callFromThread(self, function: Callable[..., object], *about: object) -> None:
+        self.said.append(about)
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """The handlers of signals are as before at the end."""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGTERM, signal.SIGINT)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("signals")
+@pytest.mark.parametrize("first", ["signal", "other process"])
+def test_stoppedOnce(boot: Path, network: Network, first: str) -> None:
+    """
+    After an upgrade both processes may get a signal, and tell each other to stop: whatever comes first counts, also
+    while the reactor is still to hear of it.
+    """
+    reactor, handled = Stoppable(), list[int]()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: handled.append(number))
+    stopper = Stopper(cast(IReactorCore, reactor), made(boot, network, START + ANY + TFTP))
+    stopper.install()
+    for each in (first, "signal", "other process", "signal"):
+        if each == "signal":
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            stopper.stop()
+    assert (reactor.stopped, handled) == ((0, [signal.SIGTERM]) if first == "signal" else (1, []))
+    assert reactor.said[0] == ("SIGTERM", first == "signal")
+    assert {told for _, told in reactor.said[1:]} == {False}
 
 
 @pytest.mark.parametrize("why", ["", "Function not implemented"])

@@ -96,14 +96,14 @@ def prepare(file: Path | str, reactor: IReactorCore, user: UnprivilegedUser | No
     # As twistd handles it for its own log.
     SignalService(threads, signal.SIGUSR1, server.rotateLogs).setServiceParent(server)
     SignalService(threads, signal.SIGUSR2, server.handover.upgrade).setServiceParent(server)
-    reactor.callWhenRunning(StopSignals(threads, server).install)
+    stopper = Stopper(reactor, server)
+    reactor.callWhenRunning(stopper.install)
     server.handover.whyNever = whyNever()
     toSuccessor = partial(ChannelToSuccessor, IReactorFDSet(reactor))
-    stop = partial(stopReactor, reactor)
-    server.handover.makeSuccessor = lambda: Successor(server, ports.boundSockets, start, stop, toSuccessor)
+    server.handover.makeSuccessor = lambda: Successor(server, ports.boundSockets, start, stopper.stop, toSuccessor)
     if inheritance is not None and not inheritance.orphaned:
         toPredecessor = partial(ChannelToPredecessor, IReactorFDSet(reactor))
-        server.handover.predecessor = Predecessor(server, inheritance, stop, toPredecessor)
+        server.handover.predecessor = Predecessor(server, inheritance, stopper.stop, toPredecessor)
         server.handover.predecessor.setServiceParent(server)
     # The objects that exist now stay for the whole run: the collector need not visit them again and again.
     gc.freeze()
@@ -167,17 +167,25 @@ class SignalService(Service):
         signal.signal(self._number, lambda *_: self._reactor.callFromThread(self._action))
 
 
-class StopSignals:
+class Stopper:
     """
-    Says in the log by which signal the server stops, and ignores those that come while it does.
+    Stops the reactor once: by a signal, which the log names, or as the other process of an upgrade stops.  What tells
+    it so while it stops is ignored.
 
-    Twisted's handler stops the reactor, which can be done once; that the process ends by the signal is left to it.
+    Of a signal Twisted's handler stops the reactor; that the process ends by the signal is left to it.
     """
 
-    def __init__(self, reactor: IReactorFromThreads, server: Server) -> None:
+    def __init__(self, reactor: IReactorCore, server: Server) -> None:
         self._reactor = reactor
         self._server = server
-        self._received = False
+        self._told = False
+
+    def stop(self) -> None:
+        """Stop the reactor, unless that was told already; a signal may have, and the reactor is still to hear of it."""
+        if not self._told:
+            with suppress(ReactorNotRunning):
+                self._reactor.stop()
+                self._told = True
 
     def install(self) -> None:
         """Handle the signals, once the reactor has installed its own handlers."""
@@ -187,18 +195,13 @@ class StopSignals:
                 signal.signal(number, partial(self._handle, before))
 
     def _handle(self, before: Callable[[int, FrameType | None], object], number: int, frame: FrameType | None) -> None:
-        first = not self._received and not self._server.stopping
-        self._received = True
+        first = not self._told and not self._server.stopping
+        self._told = True
         # Called by the loop: a signal may interrupt a line that is being written.
-        self._reactor.callFromThread(self._server.logStopping, signal.Signals(number).name, first)
+        threads, name = IReactorFromThreads(self._reactor), signal.Signals(number).name
+        threads.callFromThread(self._server.logStopping, name, first)
         if first:
             before(number, frame)
-
-
-def stopReactor(reactor: IReactorCore) -> None:
-    """Stop the reactor, unless it is being stopped already."""
-    with suppress(ReactorNotRunning):
-        reactor.stop()
 
 
 def collectGarbageSeldom() -> None:
