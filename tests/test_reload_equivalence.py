@@ -427,7 +427,7 @@ def run(files: list[str], between: Between, upgrades: Iterable[bool] = repeat(Fa
 #: An example takes a second: to look for a smaller one would take minutes.
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 FEW = settings(max_examples=4, phases=PHASES, derandomize=True)
-MANY = settings(max_examples=60, phases=PHASES)
+MANY = settings(max_examples=30, phases=PHASES)
 
 files = st.lists(serviceFiles(), min_size=2, max_size=6)
 between = st.lists(steps, min_size=6, max_size=6)
