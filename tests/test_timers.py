@@ -4,6 +4,7 @@ Timers: whatever fails, they go on expiring.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -61,10 +62,9 @@ def test_noProgramEndsHere(fault: type[BaseException]) -> None:
     assert sleeper.woken == 2
 
 
-def test_manyAtOnce() -> None:
-    """Of thousands of timers that expire at one instant some do, then ports are read; none is late for long."""
+def expiredBeforeEachRead(clock: Clock, sleepers: Sequence[Sleeper]) -> list[int]:
+    """Let timers expire at one instant, each once.  -> how many had, each time that ports were read."""
     reads: list[int] = []
-    clock, sleepers = Clock(), [Sleeper() for _ in range(10 * MOST_EXPIRED)]
     timers = Timers(clock, lambda: reads.append(sum(each.woken for each in sleepers)))
     for each in sleepers:
         timers.set(each, 1.0)
@@ -72,29 +72,25 @@ def test_manyAtOnce() -> None:
     while clock.getDelayedCalls():
         clock.advance(0)
     assert [each.woken for each in sleepers] == [1] * len(sleepers)
-    assert reads == list(range(0, 10 * MOST_EXPIRED, MOST_EXPIRED))
+    return reads
+
+
+def test_manyAtOnce() -> None:
+    """Of thousands of timers that expire at one instant some do, then ports are read; none is late for long."""
+    sleepers = [Sleeper() for _ in range(10 * MOST_EXPIRED)]
+    assert expiredBeforeEachRead(Clock(), sleepers) == list(range(0, 10 * MOST_EXPIRED, MOST_EXPIRED))
 
 
 def test_notForLong() -> None:
     """Timers whose targets take long expire for some milliseconds, then ports are read; in the end all have."""
-    few = 8
-    reads: list[int] = []
-    clock = Clock()
+    few, clock = 8, Clock()
 
     class Slow(Sleeper):
         def timerExpired(self) -> None:
             super().timerExpired()
             clock.rightNow += 1.01 * LONGEST_EXPIRY / few
 
-    sleepers = [Slow() for _ in range(5 * few)]
-    timers = Timers(clock, lambda: reads.append(sum(each.woken for each in sleepers)))
-    for each in sleepers:
-        timers.set(each, 1.0)
-    clock.advance(1.0)
-    while clock.getDelayedCalls():
-        clock.advance(0)
-    assert [each.woken for each in sleepers] == [1] * len(sleepers)
-    assert reads == list(range(0, 5 * few, few))
+    assert expiredBeforeEachRead(clock, [Slow() for _ in range(5 * few)]) == list(range(0, 5 * few, few))
 
 
 def test_setAgainWhileOthersExpire() -> None:
