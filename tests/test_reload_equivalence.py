@@ -89,7 +89,7 @@ LONG = 1000.0
 @pytest.fixture(autouse=True)
 def inMemory(monkeypatch: pytest.MonkeyPatch) -> None:
     """Admin ports need no reactor, and templates no process."""
-    AdminEndpoints(monkeypatch)
+    monkeypatch.setattr(Reloaded, "endpoints", AdminEndpoints(monkeypatch), raising=False)
 
     class Renderers:
         def render(self, source: object, job: Any, *_: object) -> Deferred[Any]:
@@ -142,7 +142,10 @@ class Reloaded(Case):
     A server that is reloaded, or the fresh one, with its clients.
 
     @ivar accepted: the file that is in force.
+    @cvar endpoints: the admin ports of all.
     """
+
+    endpoints: AdminEndpoints
 
     def __init__(self, folder: Path, text: str) -> None:
         network = Network(latency=0.0002)
@@ -186,9 +189,13 @@ class Reloaded(Case):
         old.handover.makeSuccessor = None
         if told:
             return False
+        opened = self.endpoints.open.setdefault(self.network, set())
+        before = set(opened)
         try:
             new.privilegedStartService()
         except Unavailable:
+            # A process that ends closes what it has opened.
+            opened &= before
             child.exited("ended with status 69")
             return False
         new.startService()
