@@ -243,7 +243,8 @@ class Reloaded(Case):
     def stop(self) -> None:
         """Stop the server, and check that it leaves nothing behind."""
         self.server.stopService()
-        self.network.advance(60)
+        # The last transfers may take C{limits.drain}, and a summary of the log a minute more.
+        self.network.advance(120)
         assert self.network.getDelayedCalls() == []
         assert self.ports() == [TAKEN]
 
