@@ -690,7 +690,10 @@ def test_aRootThatDoesNotAnswer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_presence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether a directory is there is known at once where memory has it, else when the disk has said so, or not."""
+    """
+    Whether a directory is there is known at once where memory has it, else when the disk has said so, or not; a disk
+    that is known to hang is not waited for.
+    """
     clock, thread, fired = Clock(), Later(), list[Any]()
     presence = Presence(str(tmp_path), clock, thread)
     lookAt([presence], clock).addCallback(fired.append)
@@ -701,6 +704,8 @@ def test_presence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (len(fired), len(thread.jobs)) == (1, 1)
     clock.advance(PATIENCE)
     assert (len(fired), presence.fault()) == (4, "does not answer")
+    lookAt([presence], clock).addCallback(fired.append)
+    assert (len(fired), presence.fault(), len(thread.jobs)) == (5, "does not answer", 1)
     thread.run()
     assert presence.fault() is None
     tmp_path.rmdir()
@@ -745,7 +750,8 @@ def test_aDirectoryThatIsAskedForInVain(tmp_path: Path, monkeypatch: pytest.Monk
             looked = presence.look()
             asked.append(weakref.ref(looked))
             allWithin([looked], PATIENCE, clock)
-            clock.advance(PATIENCE)
+            clock.advance(PATIENCE / 10)
+        clock.advance(PATIENCE)
         del looked
         gc.collect()
         assert [each() for each in asked] == 9 * [None]

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
@@ -43,12 +43,15 @@ class Presence:
 
     def fault(self) -> str | None:
         """Return what is wrong with the directory, by the last L{look}; L{None}: nothing."""
-        if self._since is not None and self._seconds() >= self._since + PATIENCE:
-            return "does not answer"
-        return self._found
+        return "does not answer" if self._hangs() else self._found
 
     def look(self) -> Deferred[None]:
-        """Look for the directory, unless somebody is looking.  -> fires when that is known."""
+        """
+        Look for the directory, unless somebody is looking.  -> fires when that is known; at once if the last look has
+        waited for L{PATIENCE} seconds.
+        """
+        if self._hangs():
+            return succeed(None)
         looked = self._asked.add()
         if self._since is None:
             self._since = self._seconds()
@@ -57,6 +60,9 @@ class Presence:
             else:
                 self._thread(partial(_faultOf, self.path)).addBoth(self._looked)
         return looked
+
+    def _hangs(self) -> bool:
+        return self._since is not None and self._seconds() >= self._since + PATIENCE
 
     def _looked(self, found: str | Failure | None) -> None:
         self._since, self._found = None, MISSING if isinstance(found, Failure) else found
