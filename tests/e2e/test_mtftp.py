@@ -87,7 +87,7 @@ def test_atftp(hall: Hall, shelf: Shelf, name: str, count: int) -> None:
     need("atftp")
     clients = hall.clients(count)
     before = hall.hosts["server"].counters()
-    transfers = [mget.get(client, name, *LISTEN, port=PORT) for client in clients]
+    transfers = mget.getTogether(clients, name, *LISTEN, port=PORT)
     assert [transfer.result(60).data == shelf[name] for transfer in transfers] == [True] * count
     frames = hall.hosts["server"].counters().since(before).sent
     assert frames < 1.1 * (SIZE // 512 + 1) + 20

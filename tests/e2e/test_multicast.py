@@ -51,7 +51,7 @@ def test_together(hall: Hall, shelf: Shelf, count: int) -> None:
     name = shelf.sized(BIG)
     clients = hall.clients(count)
     before = hall.hosts["server"].counters()
-    transfers = [atftp.get(client, name, *OPTIONS) for client in clients]
+    transfers = atftp.getTogether(clients, name, *OPTIONS)
     assert right(transfers, shelf[name], 60) == [True] * count
     assert overhead(before, hall, BIG) < 1.10
 

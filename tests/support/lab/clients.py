@@ -10,14 +10,18 @@ Each starts at once and returns a L{Transfer}, so that many can run side by side
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.jobs import Job
+from tests.support.jobs import Job, atOnce
 from tests.support.lab.castd import TREE, command
 from tests.support.lab.hall import Host
+from tests.support.needs import needed
 
 SERVER = "10.77.0.1"
+LOADED = 30
+"""Seconds within which a program is loaded."""
 _numbers = itertools.count(1)
 
 
@@ -63,6 +67,18 @@ class Client:
         local = host.folder / f"got-{next(_numbers)}"
         return self._start(self.reading, host, name, local, options, server, port)
 
+    def getTogether(
+        self, hosts: Sequence[Host], name: str, *options: str, server: str = SERVER, port: int = 69
+    ) -> list[Transfer]:
+        """
+        Have several hosts read a file, and begin in one moment: to one that a busy machine starts after the gathering
+        a group sends the beginning once more.
+        """
+        held = _Held(self)
+        transfers = [held.get(host, name, *options, server=server, port=port) for host in hosts]
+        atOnce([transfer.job for transfer in transfers], LOADED)
+        return transfers
+
     def put(self, host: Host, name: str, data: bytes, *options: str, server: str = SERVER, port: int = 69) -> Transfer:
         """Write this content to the server."""
         local = host.folder / f"put-{next(_numbers)}"
@@ -88,6 +104,16 @@ class Client:
     def start(self, host: Host, words: list[str]) -> Job:
         """Start this command line, in the host's folder."""
         return host.start(words)
+
+
+class _Held(Client):
+    """Starts another client, which waits for a line before it begins (L{atOnce})."""
+
+    def __init__(self, client: Client) -> None:
+        self.program, self.reading, self.option = client.program, client.reading, client.option
+
+    def start(self, host: Host, words: list[str]) -> Job:
+        return host.start(["sh", "-c", 'echo ready; read -r go; exec "$@"', "held", *needed(words)])
 
 
 class Atftp(Client):
