@@ -63,7 +63,7 @@ CREATE TABLE IF NOT EXISTS events (
     fields TEXT NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS by_address ON events (address, time);
-CREATE INDEX IF NOT EXISTS by_served ON events (served, time);
+CREATE INDEX IF NOT EXISTS by_served ON events (served);
 PRAGMA user_version = {VERSION};
 """
 
