@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 
 from castd.config import yaml
 from castd.config.config import build
@@ -397,6 +398,18 @@ def test_givenBack() -> None:
     assert heard.heard == [b"timely"]
     port.stopListening()
     made.close()
+
+
+@pytest.mark.loopback
+@pytest.mark.parametrize(("unit", "file"), [("127.0.0.1", ""), ("", "127.0.0.1")])
+def test_anotherAddressWasPassed(unit: str, file: str) -> None:
+    """Where a socket unit and the service file differ, the fault names the unit's address, not another program."""
+    with datagram(unit) as made:
+        number = made.getsockname()[1]
+        ports = Ports(Reactor(), random.Random(0), {(unit, number): made})
+        with pytest.raises(CannotListenError) as failed:
+            ports.listen(number, Hearer(), file)
+    assert str(failed.value.socketError) == f"the socket unit has {unit or '*'}:{number}: make both the same"
 
 
 LAUNCH = """

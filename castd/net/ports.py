@@ -9,7 +9,7 @@ import random
 import socket
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from ipaddress import IPv4Network
@@ -39,7 +39,7 @@ from castd.net.fdstore import FdStore
 from castd.net.gso import SegmentOption, requireAll, sendBurst
 from castd.net.port_stock import PortStock, mostStock
 from castd.net.unicast_ports import SocketPair, UnicastPort
-from castd.request import Local, Peer
+from castd.request import Local, Peer, hostPort
 
 #: The most datagrams read from one port before other ports are read.
 READ_SLICE = 128
@@ -490,7 +490,11 @@ class Ports:
         try:
             return sockets.bindSocket(interface, port)
         except OSError as error:
-            obstacles = self._obstacles(interface, port) if error.errno == errno.EADDRINUSE else []
+            taken = error.errno == errno.EADDRINUSE
+            for passed in _overlapping(self._adopted, interface, port) if taken else ():
+                # Without a number: it is not another program that has the address.
+                raise OSError(f"the socket unit has {hostPort(passed)}: make both the same") from error
+            obstacles = self._obstacles(interface, port) if taken else []
             if not obstacles and (error.errno not in _SCARCE or not len(self._stock)):
                 raise
         for at in obstacles:
@@ -505,13 +509,8 @@ class Ports:
         if that is to be bound.  No service file has both.  While that process has them too it would not help to close
         them.
         """
-        wildcard = "::" if ":" in interface else ""
-        return [
-            (host, number)
-            for (host, number), sock in self._inherited.items()
-            if number == port and (":" in host) == (":" in interface) and wildcard in (host, interface)
-            if sock not in self._shared
-        ]
+        inherited = self._inherited
+        return [at for at in _overlapping(inherited, interface, port) if inherited[at] not in self._shared]
 
     def reached(self, address: str) -> tuple[IPv4Network, ...] | None:
         return self.interfaces.reached(address)
@@ -646,3 +645,13 @@ class Ports:
     def closeIdle(self) -> None:
         """Close the ports that were opened in advance for the next transfers."""
         self._stock.clear()
+
+
+def _overlapping(bound: Iterable[tuple[str, int]], interface: str, port: int) -> list[tuple[str, int]]:
+    """Return the addresses that keep another one from being bound: the wildcard, or all if that is to be bound."""
+    wildcard = "::" if ":" in interface else ""
+    return [
+        (host, number)
+        for host, number in bound
+        if number == port and (":" in host) == (":" in interface) and wildcard in (host, interface)
+    ]
