@@ -216,6 +216,30 @@ def test_nobodyIsReached(habit: Habit, seconds: float) -> None:
         assert max(machine.ended for machine in group.machines) < seconds
 
 
+@pytest.mark.slow
+def test_aSwitchForgetsALargeGroup() -> None:
+    """A hall of 240 hears nothing any more from mid-pass on: all get the file before the last ones give up."""
+    group = Group([EDK2] * 240, pattern(100_000))
+    with group.stage:
+        group.network.losing(lambda source, to, datagram: to[1] == PORT and datagram[2:4] > b"\0\x20")
+        group.run()
+        assert [machine.failed for machine in group.machines] == [""] * 240
+        assert max(machine.ended for machine in group.machines) < 10.0
+        assert remembered(group) == set()
+
+
+@pytest.mark.slow
+def test_theGroupIsInterrupted() -> None:
+    """A switch drops the group for two seconds: those who had no turn meanwhile hear the rest of it."""
+    group = Group([ATFTP] * 100, pattern(300_000))
+    network = group.network
+    with group.stage:
+        network.losing(lambda source, to, datagram: to[1] == PORT and 0.35 < network.seconds() < 2.35)
+        group.run()
+        assert [machine.failed for machine in group.machines] == [""] * 100
+        assert 8 < len(group.stage.told("moved")) < 35
+
+
 def test_notRemembered() -> None:
     """With C{deaf-for: 0} a machine is never remembered."""
     group = Group([IPXE, ATFTP], deafFor=0)

@@ -23,6 +23,9 @@ PROMPT, PROMPT_DEAF_TURN = 0.005, ShortTurn(15, MIN_RTO)
 #: A master that has received blocks in its turn is taken for deaf only after so many copies of one block, and not
 #: within the time of L{DEAF_TURN}: a file has thousands of blocks, and losses come in bursts.
 COPIES = 7
+#: A group that was heard may be cut off for a moment, as by a switch that learns its routes anew.  Members that have no
+#: turn meanwhile are not moved for it.  Seconds.
+INTERRUPTION = 2.0
 
 
 class Reachability(Generic[M]):
@@ -32,18 +35,26 @@ class Reachability(Generic[M]):
     @ivar groupHeard: at least one member has heard the group.
     """
 
-    __slots__ = ("_found", "_policy", "_unchecked", "groupHeard")
+    __slots__ = ("_found", "_foundInRow", "_policy", "_rowBegan", "_unchecked", "groupHeard")
 
     def __init__(self, policy: RetransmitPolicy) -> None:
         self.groupHeard = False
         self._policy = policy
         self._found = 0  # how many members were found to be deaf
+        # The hosts of those that were found since a master last received a block: one machine may have many ports.
+        self._foundInRow: set[str] = set()
+        self._rowBegan = 0.0
         self._unchecked: deque[M] = deque()  # members that joined before the first block, and may have had no turn
 
     def joined(self, member: M) -> None:
         """Note a new member."""
         if self._policy.reachabilityCheckAfter is not None and member.highestSentAtJoin < 0:
             self._unchecked.append(member)
+
+    def received(self) -> None:
+        """Note that a master has received a block that was sent in its turn: at this moment the group is heard."""
+        if self._foundInRow:
+            self._foundInRow.clear()
 
     def seemsDeaf(self, member: M, sent: int) -> bool:
         """
@@ -56,23 +67,34 @@ class Reachability(Generic[M]):
             return False
         return member.highestSentAtJoin < 0 and not member.hearsGroup and sent > MISSED_BLOCKS
 
-    def assumedDeaf(self, members: Members[M], found: M, allSent: bool) -> list[M]:
+    def assumedDeaf(self, members: Members[M], found: M, allSent: bool, now: float) -> list[M]:
         """
         Note that a member was found to be deaf, and choose others that are to go on by unicast with it.
 
         To be deaf is a property of a machine, so each is found by itself.  But that takes a while, and in a large hall
         that nothing reaches the last ones would give up before.  So their number grows with that of those found.
 
+        A switch may also forget a group in the middle of a pass.  That members have heard it counts no more when enough
+        were found, at as many hosts, and for L{INTERRUPTION} no master has received a block.
+
         @param found: the member that was found.
         @param allSent: every block has been sent: one that has received everything acknowledges the last block at once.
-        @return: members that are not known to hear the group.
+        @return: members that are not known to hear the group now.
         """
         self._found += 1
         share = self._policy.foundPerAssumedDeaf
-        if share is None or (self.groupHeard and not allSent):
+        if share is None:
             return []
-        others = (each for each in members if each is not found and not each.hearsGroup)
-        return list(islice(others, self._found // share))
+        if not self._foundInRow:
+            self._rowBegan = now
+        self._foundInRow.add(found.peer[0])
+        inRow = len(self._foundInRow)
+        heardNoMore = inRow >= share and now >= self._rowBegan + INTERRUPTION
+        if self.groupHeard and not allSent and not heardNoMore:
+            return []
+        many = (inRow if self.groupHeard and not allSent else self._found) // share
+        others = (each for each in members if each is not found and (heardNoMore or not each.hearsGroup))
+        return list(islice(others, many))
 
     def nextToCheck(self, members: Members[M], now: float) -> M | None:
         """Return the member that is to get a turn now, only to show that it hears the group; L{None}: there is none."""

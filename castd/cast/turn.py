@@ -478,6 +478,8 @@ class GenericTurn(ABC, Generic[M]):
             master.rto.answered()
         master.failedTurns = 0
         self.progressed = True
+        if self._reachability is not None:
+            self._reachability.received()
 
     def _announcementAnswered(self, master: M, number: int, now: float) -> None:
         """Note that the master has answered its announcement, and asks for this block."""
@@ -561,7 +563,8 @@ class GenericTurn(ABC, Generic[M]):
 
     def _removeDeaf(self, member: M, ranges: Ranges, now: float) -> None:
         """Remove a member that does not hear the group, and others that are assumed not to hear it either."""
-        gone = [] if self._reachability is None else self._reachability.assumedDeaf(self.members, member, self._allSent)
+        reachability = self._reachability
+        gone = [] if reachability is None else reachability.assumedDeaf(self.members, member, self._allSent, now)
         for other in gone:
             self.members.remove(other, self.leaving(other, outcomes.DEAF, now))
         self.members.remove(member, self.leaving(member, outcomes.DEAF, now), ranges, deaf=not member.hearsGroup)
@@ -975,6 +978,8 @@ class GenericTurn(ABC, Generic[M]):
         self.repeatAt = now + master.rto.interval(True)
         self._turnBlocks += len(numbers)
         self.highestSent = max(self.highestSent, last.start)
+        if self._reachability is not None:
+            self._reachability.received()
         if self.sentRuns is not None:
             self.sentRuns.noteEach(numbers)
 

@@ -8,7 +8,7 @@ import pytest
 
 from castd.cast.members import Member, Members
 from castd.cast.policy import FixedTimeouts, RetransmitPolicy
-from castd.cast.reachability import MISSED_BLOCKS, Reachability
+from castd.cast.reachability import INTERRUPTION, MISSED_BLOCKS, Reachability
 
 POLICY = RetransmitPolicy(deafAfterRepeats=2, foundPerAssumedDeaf=2, reachabilityCheckAfter=5.0)
 
@@ -51,7 +51,7 @@ def test_whoIsAssumedDeaf() -> None:
     reachability: Reachability[Member] = Reachability(POLICY)
     found, hears, *others = member(1), member(2, hears=True), member(3), member(4), member(5)
     members = hall(found, hears, *others)
-    gone = [reachability.assumedDeaf(members, found, False) for _ in range(4)]
+    gone = [reachability.assumedDeaf(members, found, False, 0.0) for _ in range(4)]
     assert gone == [[], others[:1], others[:1], others[:2]]
 
 
@@ -61,8 +61,26 @@ def test_whereTheGroupIsHeard() -> None:
     reachability.groupHeard = True
     found, other = member(1), member(2)
     members = hall(found, other)
-    assert [reachability.assumedDeaf(members, found, allSent) for allSent in (False, False, True)] == [[], [], [other]]
-    assert Reachability(RetransmitPolicy(deafAfterRepeats=2)).assumedDeaf(members, found, True) == []
+    gone = [reachability.assumedDeaf(members, found, allSent, 9.0) for allSent in (False, False, True)]
+    assert gone == [[], [], [other]]
+    assert Reachability(RetransmitPolicy(deafAfterRepeats=2)).assumedDeaf(members, found, True, 9.0) == []
+
+
+def test_whereTheGroupIsHeardNoMore() -> None:
+    """When several machines in a row were found, and no master has received a block for a while, others go, too."""
+    reachability: Reachability[Member] = Reachability(POLICY)
+    reachability.groupHeard = True
+    first, second, other, another = (member(number, hears=True) for number in range(1, 5))
+    members = hall(first, second, other, another)
+
+    def found(*each: tuple[Member, float]) -> list[list[Member]]:
+        return [reachability.assumedDeaf(members, one, False, now) for one, now in each]
+
+    assert found((first, 1.0), (second, 2.0), (second, 1.0 + INTERRUPTION)) == [[], [], [first]]
+    reachability.received()
+    assert found((first, 4.0), (second, 3.9 + INTERRUPTION)) == [[], []]
+    reachability.received()
+    assert found(*[(first, float(now)) for now in range(10, 20)]) == [[]] * 10, "one machine with many ports"
 
 
 def test_whoIsToBeChecked() -> None:
