@@ -92,18 +92,25 @@ class Options(ListenOptions):
 
     @classmethod
     def clashes(cls, named: Sequence[tuple[str, Self]]) -> Iterator[tuple[str, str]]:
-        """Complain about ports and groups that two transports have in common."""
-        for index, (name, options) in enumerate(named):
-            for other, earlier in named[:index]:
-                if earlier.group == options.group:
-                    group = hostPort(options.group)
-                    yield (
-                        name,
-                        (f"group: {group} is that of '{other}' already: receivers of both would start over for ever"),
-                    )
-                overlap = earlier.interface == options.interface or "" in (earlier.interface, options.interface)
-                if earlier.port == options.port and overlap:
-                    yield name, f"port: {options.port} is that of '{other}' already, and stands for one file only"
+        """
+        Complain about ports and groups that two transports have in common.  Of several the first is named: there may be
+        thousands of transports.
+        """
+        groups: dict[HostPort, str] = {}
+        places: dict[tuple[int, str], str] = {}
+        ports: dict[int, str] = {}
+        for name, options in named:
+            other = groups.setdefault(options.group, name)
+            if other != name:
+                group = hostPort(options.group)
+                yield name, f"group: {group} is that of '{other}' already: receivers of both would start over for ever"
+            port = options.port
+            first = ports.setdefault(port, name)
+            there = places.setdefault((port, options.interface), name)
+            # The wildcard has a port in common with every interface.
+            other = first if options.interface == "" else places.get((port, ""), there) if there == name else there
+            if other != name:
+                yield name, f"port: {port} is that of '{other}' already, and stands for one file only"
 
     @property
     def limit(self) -> int:

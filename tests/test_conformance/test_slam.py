@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -471,6 +471,35 @@ transports:
         build(yaml.parse(text.encode(), "x.yaml"), Path("x.yaml"), kinds(collect()))
     why = "239.255.1.1:10000 is that of 'slam' already: receivers of both would start over for ever"
     assert found.value.faults == (f"x.yaml:10: transports.other.group: {why}",)
+
+
+def test_SL30_everyTransportOnce() -> None:
+    """SL-30: of many transports with one group, or one port, each gets one complaint, which names the first."""
+    many = [(f"t{number}", slam.Options.model_validate({"file": "a", "port": 10000 + number})) for number in range(40)]
+    told = "group: 239.255.1.1:10000 is that of 't0' already: receivers of both would start over for ever"
+    assert list(slam.Options.clashes(many)) == [(f"t{number}", told) for number in range(1, 40)]
+
+
+def _options(interface: str, group: str) -> slam.Options:
+    return slam.Options.model_validate({"file": "a", "interface": interface, "group": group})
+
+
+@pytest.mark.parametrize(
+    ("interfaces", "clashing"),
+    [
+        (("10.0.0.1", "10.0.0.2", "10.0.0.1", ""), {2: 0, 3: 0}),
+        (("", "10.0.0.1", "10.0.0.2"), {1: 0, 2: 0}),
+        (("10.0.0.2", "", "10.0.0.1", "10.0.0.2"), {1: 0, 2: 1, 3: 0}),
+    ],
+)
+def test_SL30_sharedPorts(interfaces: Sequence[str], clashing: Mapping[int, int]) -> None:
+    """SL-30: a port at the wildcard is that of each interface; at two interfaces it is two ports."""
+    named = [
+        (f"t{number}", _options(interface or "any", f"239.255.1.{number + 1}:10000"))
+        for number, interface in enumerate(interfaces)
+    ]
+    why = "port: 10000 is that of 't{}' already, and stands for one file only"
+    assert dict(slam.Options.clashes(named)) == {f"t{which}": why.format(other) for which, other in clashing.items()}
 
 
 @pytest.mark.slow
