@@ -21,7 +21,7 @@ from castd.config import yaml
 from castd.config.config import build
 from castd.dialects.mtftp import REUSE_DELAY
 from castd.errors import ConfigError
-from castd.files import names, root
+from castd.files import chains, names, root
 from castd.files.access import Rules
 from castd.files.content import DirectoryOptions
 from castd.files.regex import LinearRegex
@@ -33,6 +33,7 @@ from castd.service.build import ServiceFileRead
 from castd.service.reload import _clash
 from castd.service.rereads import REREAD_TIMEOUT
 from castd.service.service import kinds
+from castd.slices import Slices
 from castd.testing import Network, RecordingClient
 from castd.upgrade.handover import Handover
 from tests.support.descriptors import Descriptors
@@ -864,11 +865,104 @@ def test_compose(folder: Path, network: Network) -> None:
     """A config that is handed over is put in force like one that is read."""
     case = Case(folder, network, START + TFTP)
     text = (START + "transports: {tftp: {port: 70}}\n").encode()
-    case.server.reload(ServiceFileRead.of(build(yaml.parse(text, "y"), folder / "y", kinds(COLLECTED))))
+
+    def put(text: bytes) -> None:
+        config = build(yaml.parse(text, "y"), folder / "y", kinds(COLLECTED))
+        components, steps = case.server.beginReload(ServiceFileRead.of(config))
+        assert all(step is None for step in steps)
+        case.server.reload(components)
+
+    put(text)
     assert case.ports() == [70]
-    none = build(yaml.parse(text.replace(b"boot", b"none"), "y"), folder / "y", kinds(COLLECTED))
     with pytest.raises(ConfigError):
-        case.server.reload(ServiceFileRead.of(none))
+        put(text.replace(b"boot", b"none"))
+
+
+MANY = "".join(f"  t{number}: {{use: tftp, port: {70 + number}}}\n" for number in range(50))
+
+
+class Turns:
+    """
+    A reactor that is at its next turn when a test says so, and a clock that goes on by a millisecond at each look.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], object]] = []
+        self._now = 0.0
+
+    def seconds(self) -> float:
+        self._now += 0.001
+        return self._now
+
+    def callLater(self, delay: float, call: Callable[[], object]) -> None:
+        assert delay == 0
+        self.calls.append(call)
+
+
+def beginReload(case: Case, text: str) -> tuple[list[Any], Turns]:
+    """Begin a reload while all that is made takes a millisecond.  -> gets the faults; what is to be done in turns."""
+    turns: Any = Turns()
+    case.server.site.slices = Slices(turns)
+    case.write(text)
+    answers: list[Any] = []
+    case.server.reread().addBoth(answers.append)
+    return answers, turns
+
+
+def test_inSlices(folder: Path, network: Network) -> None:
+    """A reload makes what the file names in slices, between which requests are answered; then all holds at once."""
+    case = Case(folder, network, START + TFTP)
+    answers, turns = beginReload(case, START + "transports:\n" + MANY)
+    count = 0
+    while not answers:
+        assert case.ports() == [69]
+        assert Client(network, host=f"10.0.1.{count}").body == BODY[:512]
+        turns.calls.pop(0)()
+        count += 1
+    assert answers == [()]
+    assert count > 20
+    assert {70 + number for number in range(50)} <= {*case.ports()}
+
+
+def test_stoppedInSlices(folder: Path, network: Network) -> None:
+    """A server that is told to stop while a reload makes what the file names puts nothing in force."""
+    case = Case(folder, network, START + TFTP)
+    answers, turns = beginReload(case, START + "transports:\n" + MANY)
+    case.server.draining = True
+    while turns.calls:
+        turns.calls.pop(0)()
+    assert answers == [("castd is stopping",)]
+    assert case.ports() == [69]
+
+
+def test_namedFiles(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    The files that transports name are looked up in the thread that reads the service file, in the directories in use
+    and in new ones; a disk that does not answer is asked once.
+    """
+    with open(folder / "boot" / "long", "wb") as long:
+        long.truncate(65535 * 512 + 1)
+    mtftp = "  mtftp: {clients: any, files: {" + ", ".join(
+        f"{name}: '239.255.1.{number}:3001'" for number, name in enumerate(("none", "long", "file"), 1)
+    )
+    case = Case(folder, network, START + TFTP)
+    other = START.replace("[", "[{directory: {path: other}}, ")
+
+    def never(*_: object) -> None:
+        raise AssertionError("the reactor's thread waits for a disk")
+
+    monkeypatch.setattr(chains, "callWithin", never)
+    (fault,) = case.reload(other + TFTP + mtftp + "}}\n")
+    assert "files: long is longer than" in fault
+    asked: list[str] = []
+
+    def silent(_: float, look: Callable[[], int]) -> int:
+        asked.append(str(look.args[0]))  # type: ignore[attr-defined]
+        raise TimeoutError
+
+    monkeypatch.setattr("castd.service.build.callWithin", silent)
+    assert case.reload(other + TFTP + mtftp + "}}\n") == ()
+    assert asked == ["none"]
 
 
 COMMANDS = {

@@ -4,10 +4,11 @@ Ask several sources for a file, or several upload directories for a place, in th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial as bind
 from typing import NamedTuple, TypeAlias, TypeVar
 
+from pydantic import BaseModel
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -36,7 +37,12 @@ Missed: TypeAlias = Callable[[NotFound], object]
 #: Called with each directory that is asked for a place for an upload, and its refusal.
 Told: TypeAlias = Callable[[UploadDirectory, "Refused | None"], object]
 
+#: Octets of a file, why it is refused, or None if the disk does not answer; by the options of a directory and the name.
+Looked: TypeAlias = Mapping[tuple[BaseModel, str], "int | Refused | None"]
+
 T = TypeVar("T")
+
+_NOTHING: Looked = {}
 
 
 @implementer(IContentSource)
@@ -134,21 +140,23 @@ class SourceChain:
                 return near._replace(source=near.source or place)
         return None
 
-    def sizeNow(self, name: str, peer: Peer, patience: float) -> int | None:
+    def sizeNow(self, name: str, peer: Peer, patience: float, looked: Looked = _NOTHING) -> int | None:
         """
         Return octets of a file, before the server serves anybody.
 
         @param patience: seconds to wait for a disk.
+        @param looked: what was found out before.
         @return: L{None}: no source has it, or none answers at once.
         """
-        found = self.lookNow(name, peer, patience)
+        found = self.lookNow(name, peer, patience, looked)
         return None if isinstance(found, Refused) else found
 
-    def lookNow(self, name: str, peer: Peer, patience: float) -> int | Refused | None:
+    def lookNow(self, name: str, peer: Peer, patience: float, looked: Looked = _NOTHING) -> int | Refused | None:
         """
         Find out whether there is a file, before the server serves anybody.
 
         @param patience: seconds to wait for a disk.
+        @param looked: what was found out before: in these directories no disk is waited for.
         @return: its octets; why it is refused; or L{None}: that is not known, as a disk or a source answers later.
         """
         for source, _, _, byMachine in self._entries:
@@ -156,6 +164,11 @@ class SourceChain:
                 continue  # what it has depends on who asks
             try:
                 if isinstance(source, Directory):
+                    if (key := (source.options, name)) in looked:
+                        known = looked[key]
+                        if isinstance(known, NotFound):
+                            continue
+                        return known
                     return callWithin(patience, bind(source.sizeNow, name, peer))
                 found = source.lookup(name, peer)
             except NotFound:

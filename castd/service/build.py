@@ -5,7 +5,7 @@ Makes the sources, sinks and transports that a service file names, for a start a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,11 +17,12 @@ from zope.interface import implementer
 
 from castd.config.config import Config, Entry, Kinds, load
 from castd.config.plugin import Collected, requireProvided
-from castd.errors import ConfigError, Unavailable
+from castd.errors import ConfigError, NotFound, Refused, Unavailable
 from castd.files.access import Rule, Rules
-from castd.files.chains import SourceChain
+from castd.files.chains import Looked, SourceChain
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.directory import RELOAD_TIMEOUT, makeSink, patience, warnIfSlow
+from castd.files.threads import callWithin
 from castd.files.upload_options import UploadDirectoryOptions
 from castd.files.uploads import UploadDirectory
 from castd.interfaces import (
@@ -93,12 +94,14 @@ class ServiceFileRead:
 
     @ivar rules: the access rules, compiled; L{None}: the file has no such section.
     @ivar sources, sinks: directories that it names, as far as they are open already.
+    @ivar looked: what was found of the files that its transports name, in which directory and by which name.
     """
 
     config: Config
     rules: Rules | None
     sources: Sequence[Directory] = ()
     sinks: Sequence[UploadDirectory] = ()
+    looked: Looked = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: Config) -> ServiceFileRead:
@@ -110,14 +113,18 @@ class ServiceFileRead:
 
 
 def readInThread(
-    file: Path, collected: Collected, inUse: Collection[BaseModel], seconds: Callable[[], float]
+    file: Path,
+    collected: Collected,
+    inUse: Mapping[BaseModel, Directory | UploadDirectory],
+    seconds: Callable[[], float],
 ) -> ServiceFileRead:
     """
-    Read a service file as L{read} does, and open the directories that are new in it, in a thread beside the reactor's.
+    Read a service file as L{read} does, open the directories that are new in it, and look up the files that its
+    transports name, in a thread beside the reactor's.
 
     A directory that cannot be opened is left to L{build}, which tells why.
 
-    @param inUse: the options of the directories that are in use.
+    @param inUse: the directories that are in use, by their options.
     @param seconds: tells the time.
     """
     found, end = ServiceFileRead.of(read(file, collected)), time.monotonic() + OPENING_TIMEOUT
@@ -137,7 +144,48 @@ def readInThread(
     for place in fresh(found.config.uploads, UploadDirectoryOptions):
         with suppress(OSError, LookupError):
             sinks.append(UploadDirectory(place, patience=wait(), seconds=seconds))
-    return replace(found, sources=sources, sinks=sinks)
+    found = replace(found, sources=sources, sinks=sinks)
+    named = [name for entry in found.config.transports for name in _named(entry.options)]
+    if not named:
+        return found
+    served: dict[BaseModel, Directory | UploadDirectory] = {**inUse}
+    served.update((each.options, each) for each in sources)
+    directories = [served.get(entry.options) for entry in found.config.content if entry.kind == DIRECTORY]
+    asked = [each for each in directories if isinstance(each, Directory) and not each.byMachine]
+    return replace(found, looked=_lookUp(named, asked, wait))
+
+
+def _lookUp(named: Iterable[str], directories: Iterable[Directory], wait: Callable[[], float]) -> Looked:
+    """
+    Look up files in directories, as L{SourceChain.lookNow} does.  In a thread.
+
+    @param wait: -> seconds to wait for a disk.
+    """
+    found = dict[tuple[BaseModel, str], int | Refused | None]()
+    missing = dict.fromkeys(named)
+    for directory in directories:
+        answers = True
+        for name in list(missing):
+            answer: int | Refused | None = None
+            try:
+                # A disk that has not answered once is asked no more: thousands of names may wait for it.
+                if answers:
+                    answer = callWithin(wait(), partial(directory.sizeNow, name, NO_PEER))
+            except (TimeoutError, BlockingIOError):
+                answers = False
+            except Refused as error:
+                answer = error.with_traceback(None)
+            found[directory.options, name] = answer
+            if not isinstance(answer, NotFound):
+                del missing[name]
+    return found
+
+
+def _named(options: BaseModel) -> Iterator[str]:
+    """Return the files that the options of a transport name."""
+    if isinstance(options, ListenOptions):
+        for _, name in options.named():
+            yield name
 
 
 @dataclass(frozen=True)
@@ -183,16 +231,26 @@ class Components:
         site.showsRequests = self.config.logging.level == "debug"
 
 
-def build(
+def build(file: ServiceFileRead, collected: Collected, site: Site) -> Components:
+    """Make the sources, sinks and transports that a service file names, all at once; raises as L{buildSteps}."""
+    components = Components(file.config, file.rules)
+    for _ in buildSteps(components, file, collected, site):
+        pass
+    return components
+
+
+def buildSteps(
+    components: Components,
     file: ServiceFileRead,
     collected: Collected,
     site: Site,
     sinks: Iterable[ConfiguredSink] = (),
     sources: Iterable[IContentSource] = (),
-) -> Components:
+) -> Iterator[None]:
     """
-    Make the sources, sinks and transports that a service file names.
+    Make the sources, sinks and transports that a service file names, in steps of some milliseconds at the most.
 
+    @param components: gets them.
     @param site: the site that the transports share; it is not changed.
     @param sinks: the sinks in use; one with the same options is kept.
     @param sources: the sources in use; one of castd's own with the same options is kept, so that a reload does not wait
@@ -238,22 +296,22 @@ def build(
             _addTransport(components.addresses, made, entry, partial(ListeningAddress, site))
 
     config = file.config
-    components = Components(config, file.rules)
-    components.sources = _makeEach(config.content, source)
-    components.sinks = _makeEach(config.uploads, sink)
+    components.sources = yield from _makeEach(config.content, source)
+    components.sinks = yield from _makeEach(config.uploads, sink)
     missing = len(config.tree.faults)
-    _makeEach(config.transports, transport)
+    yield from _makeEach(config.transports, transport)
     wrong = len(config.tree.faults) - missing
     shown = ServiceFile(file, SourceChain(components.sources), patience(site))
-    _checkFileSizes(config, shown)
-    wrong += sum(_configure(service, shown, entry) for entry, service in components.services)
+    yield from _checkFileSizes(config, shown)
+    for entry, service in components.services:
+        wrong += _configure(service, shown, entry)
+        yield
     try:
         config.tree.raiseFaults()
     except ConfigError as error:
         if wrong:
             raise
         raise Unavailable(*error.faults) from None
-    return components
 
 
 def _listeningAddress(site: Site, at: ServicePort, transport: ICastTransport, entry: Entry) -> ListeningAddress:
@@ -271,10 +329,11 @@ def _configure(service: IPortService, file: IServiceFile, entry: Entry) -> bool:
     return False
 
 
-def _makeEach(entries: Iterable[Entry], make: Callable[[Entry], _Made]) -> list[_Made]:
-    """Make each entry; one that cannot be made becomes a fault at its line of the file."""
+def _makeEach(entries: Iterable[Entry], make: Callable[[Entry], _Made]) -> Generator[None, None, list[_Made]]:
+    """Make each entry in a step; one that cannot be made becomes a fault at its line of the file."""
     made = []
     for entry in entries:
+        yield
         try:
             made.append(make(entry))
         except ConfigError as error:
@@ -314,6 +373,7 @@ class ServiceFile:
         self._content = content
         self._patience = patience
         self._rules = file.rules
+        self._looked = file.looked
 
     def readable(self, name: str, networks: Iterable[AnyNetwork]) -> bool:
         """As L{IServiceFile.readable}."""
@@ -321,12 +381,13 @@ class ServiceFile:
 
     def size(self, name: str) -> int | None:
         """As L{IServiceFile.size}."""
-        return self._content.sizeNow(name, NO_PEER, self._patience)
+        return self._content.sizeNow(name, NO_PEER, self._patience, self._looked)
 
 
-def _checkFileSizes(config: Config, file: ServiceFile) -> None:
+def _checkFileSizes(config: Config, file: ServiceFile) -> Iterator[None]:
     """Record a fault for each file that a transport names and could never send."""
     for entry in config.transports:
         if isinstance(entry.options, ListenOptions):
             for complaint in entry.options.unfit(file.size):
                 entry.addFault(complaint)
+            yield

@@ -4,7 +4,7 @@ Read the service file again for all who ask for it, and put it in force.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -16,10 +16,12 @@ from twisted.python.failure import Failure
 
 from castd.config.plugin import Collected
 from castd.errors import ConfigError
+from castd.files.content import Directory
 from castd.files.threads import RunInThread
+from castd.files.uploads import UploadDirectory
 from castd.interfaces import ISite
 from castd.observe.sdnotify import ServiceWatch
-from castd.service.build import ServiceFileRead, readInThread
+from castd.service.build import Components, ServiceFileRead, readInThread
 
 _log = Logger(namespace="castd")
 
@@ -51,10 +53,17 @@ class Reloadable(Protocol):
     def refusesReload(self) -> str | None:
         """Return why no file is put in force now; L{None}: one may be."""
 
-    def directoriesInUse(self) -> Collection[BaseModel]:
-        """Return the options of the directories that are served and written to."""
+    def directoriesInUse(self) -> Mapping[BaseModel, Directory | UploadDirectory]:
+        """Return the directories that are served and written to, by their options."""
 
-    def reload(self, file: ServiceFileRead) -> None:
+    def beginReload(self, file: ServiceFileRead) -> tuple[Components, Iterator[None]]:
+        """
+        Return what a service file names, and the steps that make it.
+
+        @raise ConfigError: by a step: it cannot be made.
+        """
+
+    def reload(self, components: Components) -> None:
         """Put a service file in force.  @raise ConfigError: it cannot be; nothing has changed."""
 
 
@@ -62,7 +71,8 @@ class Rereads:
     """
     Reads the service file of a server again, once at a time.
 
-    It is read and checked in a thread: a large file takes seconds, and its disk may not answer.
+    It is read and checked in a thread: a large file takes seconds, and its disk may not answer.  What it names is made
+    in slices: thousands of transports, templates and rules take seconds as well.
     """
 
     def __init__(self, server: Reloadable, collected: Collected) -> None:
@@ -97,13 +107,20 @@ class Rereads:
         )
         if not reading.called:
             reading.addTimeout(REREAD_TIMEOUT, server.site.reactor)
-        reading.addCallback(self._putInForce).addErrback(self._faults).addCallback(self._done, asked)
+        putting = reading.addCallback(lambda file: Deferred.fromCoroutine(self._putInForce(file)))
+        putting.addErrback(self._faults).addCallback(self._done, asked)
 
-    def _putInForce(self, file: ServiceFileRead) -> tuple[str, ...]:
+    async def _putInForce(self, file: ServiceFileRead) -> tuple[str, ...]:
+        pause = self._server.site.slices.pauses()
+        components, steps = self._server.beginReload(file)
+        for _ in steps:
+            if (waiting := pause()) is not None:
+                await waiting
+        # Also an upgrade may have begun meanwhile.
         why = self._server.refusesReload()
         if why is not None:
             return (why,)
-        self._server.reload(file)
+        self._server.reload(components)
         _log.info("{file} is in force", event="reloaded", file=str(self._server.file))
         return ()
 

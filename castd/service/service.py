@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import chain
 from random import Random
@@ -41,7 +41,7 @@ from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
 from castd.service.address import ListeningAddress
 from castd.service.admin import AdminPorts, Answer, Question
-from castd.service.build import SINKS, Components, ConfiguredSink, ServiceFileRead, build, kinds, read
+from castd.service.build import SINKS, Components, ConfiguredSink, ServiceFileRead, build, buildSteps, kinds, read
 from castd.service.explain import CLIENT_PORT, DryRequest, ExplainAnswer, explain
 from castd.service.histories import Histories
 from castd.service.logs import Logs
@@ -509,18 +509,24 @@ class Server(MultiService):
             return "castd is stopping"
         return "an upgrade is under way" if self.handover.busy else None
 
-    def directoriesInUse(self) -> Collection[BaseModel]:
+    def directoriesInUse(self) -> Mapping[BaseModel, Directory | UploadDirectory]:
         """As L{Reloadable.directoriesInUse<castd.service.rereads.Reloadable.directoriesInUse>}."""
-        return {each.options for each in self._directories()}
+        return {each.options: each for each in self._directories()}
 
-    def reload(self, file: ServiceFileRead) -> None:
+    def beginReload(self, file: ServiceFileRead) -> tuple[Components, Iterator[None]]:
+        """As L{Reloadable.beginReload<castd.service.rereads.Reloadable.beginReload>}."""
+        components = Components(file.config, file.rules)
+        sources = self.site.content.sources
+        return components, buildSteps(components, file, self._collected, self.site, self._sinks, sources)
+
+    def reload(self, components: Components) -> None:
         """
         Put another service file in force.  Transfers under way keep what they began with.
 
+        @param components: what the file names, made by the steps of L{beginReload}.
         @raise ConfigError: the file cannot be put in force, such as when a port cannot be bound; nothing has changed.
         """
-        config = file.config
-        components = build(file, self._collected, self.site, self._sinks, self.site.content.sources)
+        config = components.config
         with ExitStack() as undo:
             # On any error, also a fault of a plugin: what stays open could not be opened by the next reload.
             admin = self.admin.bind(config)
