@@ -5,10 +5,13 @@ one that has restarted is served anew.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from castd.cast.turn import Turn
-from castd.packets.tftp import Ack, Oack, buildData
+from castd.net.timers import MOST_EXPIRED
+from castd.packets.tftp import Ack, Oack, buildData, parse
 from castd.request import Local, Peer
 from castd.testing import Network, RecordingClient, pattern
 from tests.support.clients.tftp import HABITS, HPA, PLAIN, Habit, Simulated, ackedTo, data, hear, rrq, say, wrq
@@ -95,10 +98,12 @@ def again(stage: TftpStage, client: RecordingClient, request: bytes) -> None:
     stage.listener.datagramFrom(request, client.address, Local(HOST, 69))
 
 
-def begun(stage: TftpStage, windowsize: int = 1) -> tuple[RecordingClient, bytes, Peer]:
+def begun(
+    stage: TftpStage, windowsize: int = 1, client: RecordingClient | None = None
+) -> tuple[RecordingClient, bytes, Peer]:
     """Return a client that has acknowledged two windows, its request, and its server's port."""
     request = rrq(blksize=512, windowsize=windowsize)
-    client, _, tid = stage.ask(request)
+    client, _, tid = stage.ask(request, client)
     for number in (0, windowsize, 2 * windowsize):
         say(client, number, tid)
         stage.network.advance(0.001)
@@ -215,3 +220,23 @@ def test_anUpload(single: bool, windowsize: int) -> None:
         assert stage.site.files == {"up": content}
         assert outcomes(stage) == ["done"]
         assert stage.site.dropped["copies"] == 1
+
+
+@pytest.mark.slow
+def test_manyCopies() -> None:
+    """
+    Of many requests that may be copies, as a busy server finds them in its sockets, some are judged in each turn of the
+    reactor, and others are read between; in the end all clients are served.
+    """
+    with TftpStage({"f": FILE}) as stage:
+        hosts = [stage.network.host(f"10.0.1.{number}") for number in range(1, 3 * MOST_EXPIRED)]
+        clients = [begun(stage, client=RecordingClient(host)) for host in hosts]
+        for client, request, _ in clients:
+            again(stage, client, request)
+        turns: list[int] = []
+        stage.site.timers._before = lambda: turns.append(len(outcomes(stage)))
+        stage.network.advance(0.15)
+        judged = [after - before for before, after in pairwise([*turns, len(outcomes(stage))])]
+        assert max(judged) <= MOST_EXPIRED
+        assert outcomes(stage) == ["replaced"] * len(clients)
+        assert all(isinstance(parse(client.take()[-1].datagram), Oack) for client, *_ in clients)

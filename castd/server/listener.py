@@ -5,8 +5,9 @@ Serve a request port: pass datagrams of members to their casts, and read all oth
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -43,6 +44,24 @@ _log = Logger(namespace="castd")
 COPY_WAIT = 0.1
 
 T = TypeVar("T")
+
+
+class _Doubt:
+    """
+    Judges a request that may be a late copy when its client has had time to go on.
+
+    @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
+    """
+
+    __slots__ = ("_judge", "due", "heapEntry")
+
+    def __init__(self, judge: Callable[[], None]) -> None:
+        self.due: float | None = None
+        self.heapEntry: tuple[float, int] | None = None
+        self._judge = judge
+
+    def timerExpired(self) -> None:
+        self._judge()
 
 
 @implementer(ICastTransport, IUpgradable)
@@ -326,7 +345,10 @@ class Listener(DatagramProtocol):
         if peer not in self._doubted:
             before = session.position(peer)
             self._doubted.add(peer)
-            clock.callLater(COPY_WAIT, self._judgeCopy, session, before, datagram, peer, request.local)
+            judge = partial(self._judgeCopy, session, before, datagram, peer, request.local)
+            # Not by a delayed call for each: a busy server finds hundreds of copies at once, and would judge all of
+            # them in one turn of the reactor.
+            self.site.timers.set(_Doubt(judge), clock.seconds() + COPY_WAIT)
             # A block that came now would confuse a client that has restarted.
             session.repeatLater(clock.seconds() + COPY_WAIT + TICK)
         return True
