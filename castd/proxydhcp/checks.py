@@ -7,6 +7,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
+from heapq import merge
 from ipaddress import IPv4Address, IPv4Network
 
 from castd.interfaces import ConfiguredTransport, IServiceFile
@@ -140,8 +141,10 @@ class Checker:
             # A relay says its address in the network of the machine, and that is another one.
             yield "relays: no relay of another network is answered: clients: must name the networks behind relays"
         yield from self._clients()
+        earlier = _Earlier()
         for place, inForce in enumerate(self.rules):
-            yield from self._unreached(place, inForce)
+            yield from self._unreached(place, inForce, earlier)
+            earlier.add(inForce)
             yield from self._partNetworks(place, inForce.rule)
             yield from self._otherNetworks(place, inForce.rule)
             for key, template in _templates(place, inForce.rule):
@@ -170,12 +173,11 @@ class Checker:
             for network in near:
                 yield f"clients: machines in {network}, the interface's own network, are not answered: it is not named"
 
-    def _unreached(self, place: int, inForce: RuleInForce) -> Iterator[str]:
-        for earlier in self.rules[:place]:
-            if _covers(earlier.rule, inForce.rule):
-                file = earlier.rule.boot or "a file of its menu"
-                yield f"rules[{place}]: never reached while {file} is there: rule {earlier.number} matches before"
-                return
+    def _unreached(self, place: int, inForce: RuleInForce, earlier: _Earlier) -> Iterator[str]:
+        covers = next((each for each in earlier.near(inForce.rule) if _covers(each.rule, inForce.rule)), None)
+        if covers is not None:
+            file = covers.rule.boot or "a file of its menu"
+            yield f"rules[{place}]: never reached while {file} is there: rule {covers.number} matches before"
 
     def _partNetworks(self, place: int, rule: BootRule) -> Iterator[str]:
         for network in self._reached:
@@ -221,6 +223,35 @@ class Checker:
                 continue
             if rule.ipxe or not any(_catchesIpxe(earlier.rule, rule) for earlier in self.rules[:place]):
                 yield f"rules[{place}]: an iPXE is told to load iPXE, for ever: put a rule with ipxe: true before it"
+
+
+class _Earlier:
+    """
+    Holds rules, and finds those that may match all machines of a later one: there may be thousands, each for a machine
+    or a network of its own.
+    """
+
+    def __init__(self) -> None:
+        self._tables: dict[tuple[tuple[str, ...] | None, AnyNetwork], list[RuleInForce]] = {}
+        self._lengths: set[tuple[int, int]] = set()
+
+    def add(self, inForce: RuleInForce) -> None:
+        """Add a rule behind all others."""
+        for network in inForce.rule.networks:
+            self._tables.setdefault((inForce.rule.machines, network), []).append(inForce)
+            self._lengths.add((network.version, network.prefixlen))
+
+    def near(self, rule: BootRule) -> Iterator[RuleInForce]:
+        """Return, in their order, those for its machines or for all, whose networks hold the first of its own."""
+        first = rule.networks[0]
+        around = [
+            first.supernet(new_prefix=length)
+            for version, length in self._lengths
+            if version == first.version and length <= first.prefixlen
+        ]
+        found = [self._tables.get((machines, each), []) for machines in {None, rule.machines} for each in around]
+        # Merged step by step, as mostly the first of many is the one.
+        return merge(*found, key=lambda each: each.number)
 
 
 def _templates(place: int, rule: BootRule) -> Iterator[tuple[str, str]]:

@@ -35,6 +35,7 @@ from castd.net.ports import Ports
 from castd.observe.metrics import PXE_REASONS, Counters
 from castd.packets import dhcp, pxe
 from castd.packets.dhcp import DhcpPacket
+from castd.proxydhcp import checks
 from castd.proxydhcp import service as proxyservice
 from castd.proxydhcp.answers import RuleInForce, answer, candidates, itemType
 from castd.proxydhcp.checks import Checker
@@ -899,6 +900,45 @@ def test_PX46_others(tmp_path: Path, rules: list[dict[str, Any]], text: str) -> 
     for name in ("shimx64.efi", "grubx64.efi") if "GRUB" in text else ("shimx64.efi",):
         (tmp_path / "boot" / name).write_bytes(b"!")
     assert any(text in each and "x.yaml:" in each for each in warnings(tmp_path, *rules))
+
+
+def test_PX46_unreached() -> None:
+    """PX-46: the rule that is named is the first that matches all machines of a later one, whatever rules there are."""
+    chosen = random.Random(46)
+    some: dict[str, Sequence[Any]] = {
+        "networks": ("any", "10.0.0.0/8", "10.1.0.0/16", ["10.1.0.0/16", "10.2.0.0/24"], "10.2.0.0/24", "::/0"),
+        "machines": (None, None, ["52:54:00:66:00:10"], ["52:54:00:*"]),
+        "arch": (None, "efi-x64", ["efi-x64", "bios"]),
+    }
+    found = Counter[bool]()
+    for _ in range(30):
+        earlier, rules = checks._Earlier(), list[RuleInForce]()
+        for number in range(1, 8):
+            drawn = {key: chosen.choice(values) for key, values in some.items()}
+            new = RuleInForce(number, BootRule.model_validate({"boot": "x", **drawn}), ())
+            covering = [each for each in rules if checks._covers(each.rule, new.rule)]
+            near = [each for each in earlier.near(new.rule) if checks._covers(each.rule, new.rule)]
+            assert near[:1] == covering[:1]
+            found[bool(near)] += 1
+            rules.append(new)
+            earlier.add(new)
+    assert min(found.values()) > 30
+
+
+def test_PX46_manyRules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PX-46: of hundreds of rules, each for a machine or a network, none is compared with all others."""
+    compared: list[BootRule] = []
+
+    def counted(earlier: BootRule, rule: BootRule) -> bool:
+        compared.append(rule)
+        return covers(earlier, rule)
+
+    covers = checks._covers
+    monkeypatch.setattr(checks, "_covers", counted)
+    machines = [{"machines": f"52:54:00:66:{at >> 8:02x}:{at & 255:02x}", "boot": "boot.ipxe"} for at in range(300)]
+    networks = [{"networks": f"10.{at}.0.0/16", "boot": "boot.ipxe"} for at in range(200)]
+    assert not [each for each in warnings(tmp_path, *machines, *networks) if "never reached" in each]
+    assert len(compared) <= len(networks)
 
 
 def test_PX46_forbidden(tmp_path: Path) -> None:
