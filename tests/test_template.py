@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -394,6 +395,29 @@ def test_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # The processes.
+
+
+@pytest.mark.slow
+def test_aDiskThatDoesNotAnswer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A template whose disk does not answer holds up a reload for a moment only, and is looked for when asked for."""
+    (tmp_path / "t.j2").write_text("x")
+    options = Options.model_validate({"file": str(tmp_path / "t.j2"), "names": ["x"]})
+    answers, stat = threading.Event(), os.stat
+    asked: list[bool] = []
+
+    def hangs(path: Any, **how: Any) -> os.stat_result:
+        if path == options.file:
+            asked.append(threading.current_thread() is threading.main_thread())
+            answers.wait(5)
+        return stat(path, **how)
+
+    monkeypatch.setattr("castd.templates.source.os.stat", hangs)
+    monkeypatch.setattr("castd.templates.source.patience", lambda site: 0.05)
+    try:
+        assert makeSource(options, memorySite(Network())).options == options
+    finally:
+        answers.set()
+    assert asked == [False]
 
 
 class Process:

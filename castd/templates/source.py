@@ -27,7 +27,8 @@ from zope.interface import implementer
 
 from castd.errors import ConfigError, ContentChanged, NotFound, Refused
 from castd.files import names
-from castd.files.threads import DiskThreads, RunInThread
+from castd.files.directory import patience
+from castd.files.threads import DiskThreads, RunInThread, callWithin
 from castd.interfaces import IContent, IMachineSource, INetworkSource, ISite
 from castd.machines.known import KnownMachine
 from castd.machines.words import fill, parse
@@ -81,15 +82,22 @@ def makeSource(options: Options, site: ISite) -> TemplateSource:
     if find_spec("jinja2") is None:
         raise ConfigError("it needs the library Jinja2: pip install 'castd[template]'")
     for key, path in (("file", options.file), ("inventory", options.inventory)):
-        if path is not None and (fault := _unusable(path)) is not None:
+        if path is not None and (fault := _unusable(path, patience(site))) is not None:
             raise ConfigError(f"{key}: {path}: {fault}")
     return TemplateSource(options, _renderers(site).render, site)
 
 
-def _unusable(path: Path) -> str | None:
-    """Return the reason why there is no file of this name, or why that cannot be found out; L{None}: there is one."""
+def _unusable(path: Path, wait: float) -> str | None:
+    """
+    Return the reason why there is no file of this name, or why that cannot be found out; L{None}: there is one, or the
+    disk does not answer, as it may when a machine asks.
+
+    @param wait: seconds to wait for the disk.
+    """
     try:
-        isFile = stat.S_ISREG(os.stat(path).st_mode)
+        isFile = stat.S_ISREG(callWithin(wait, partial(os.stat, path)).st_mode)
+    except (TimeoutError, BlockingIOError):
+        return None
     except FileNotFoundError:
         isFile = False
     except OSError as error:
