@@ -16,12 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from click.testing import Result as Ran
+from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
 
 from castd.cli.display import Result, lineOf
-from castd.cli.transfer import get, put
+from castd.cli.transfer import _status, get, put
 from castd.client import schemes
 from castd.client.output import OutputStream, PartialFile
 from castd.client.schemes import Scheme
@@ -359,6 +362,28 @@ class TestVerbose:
         told = world.put("local", f"tftp://{SERVER}/up", "-v").stderr
         assert "WRQ up octet blksize=1468 windowsize=16 tsize=3" in told
         assert "DATA 1, 3 octets" in told
+
+    def test_nobodyReads(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who reads the first lines alone (castd get -v URL 2>&1 | head -n 2) gets the file all the same."""
+        echo, told = click.echo, []
+
+        def closing(text: str, err: bool = False) -> None:
+            if err and len(told) >= 2:
+                raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+            told.append(text)
+            echo(text, err=err)
+
+        monkeypatch.setattr(click, "echo", closing)
+        assert world.get(URL, "-v").exit_code == 0
+        assert world.here() == {"file": FILE}
+        assert len(told) == 2
+
+    def test_nobodyReadsResults(self) -> None:
+        """That nobody reads standard output (castd get --json URL | true) is told as it is: click then ends with 1."""
+        ended = Deferred.fromCoroutine(_status([fail(BrokenPipeError(errno.EPIPE, "Broken pipe"))]))
+        told: list[Failure] = []
+        ended.addErrback(told.append)
+        assert [type(each.value) for each in told] == [BrokenPipeError]
 
     def test_bind(self, world: World) -> None:
         """--bind chooses the address to send from; one that is not there is told."""

@@ -86,6 +86,15 @@ class Result:
         self.error = f"sha256 is {self.sha256}, not {wanted}"
 
 
+def _echo(text: str, err: bool) -> None:
+    """Print a line.  No transfer ends because nobody reads standard error any more (C{2>&1 | head})."""
+    try:
+        click.echo(text, err=err)
+    except OSError:
+        if not err:
+            raise
+
+
 class PacketLines:
     """A L{Watcher<castd.client.report.Watcher>} that prints a line for each packet: C{0.000142 > 10.0.0.1:69 RRQ f}."""
 
@@ -100,7 +109,7 @@ class PacketLines:
 
     def note(self, text: str) -> None:
         """Print a line, with the seconds since the beginning."""
-        click.echo(f"{self._name}{self._seconds() - self._begun:.6f} {printable(text)}", err=True)
+        _echo(f"{self._name}{self._seconds() - self._begun:.6f} {printable(text)}", err=True)
 
 
 class Display:
@@ -129,11 +138,11 @@ class Display:
         finally:
             self._bars = None
             for text, err in self._held:
-                click.echo(text, err=err)
+                _echo(text, err)
 
     def _print(self, text: str, err: bool) -> None:
         if self._bars is None:
-            click.echo(text, err=err)
+            _echo(text, err)
         else:
             self._held.append((text, err))
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import quote
 
 import click
-from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import Deferred, DeferredSemaphore, FirstError, gatherResults
 from twisted.internet.interfaces import IReactorCore, IReactorFDSet, IReactorTime
 from twisted.python.failure import Failure
 
@@ -229,7 +229,11 @@ def _copied(
 
 async def _status(transfers: Sequence[Deferred[Result]]) -> int:
     """Return the exit status of all transfers, once the last port is closed."""
-    results = await gatherResults(transfers, consumeErrors=True)
+    try:
+        results = await gatherResults(transfers, consumeErrors=True)
+    except FirstError as error:
+        # click ends in its way where nobody reads standard output any more, and knows the error itself only.
+        error.subFailure.raiseException()
     for result in results:
         if result.closed is not None:
             await result.closed
