@@ -85,7 +85,8 @@ def control(command: _Command) -> _Command:
         "path",
         metavar="PATH",
         default=_defaultPath,
-        help=f"The server's control socket; {DEFAULT_PATH} if not given.",
+        help="The server's control socket; if not given, that of a server in the same unit of systemd, or of "
+        f"scripts/start in the same checkout, or {DEFAULT_PATH}.",
     )(command)
 
 
