@@ -16,16 +16,28 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import Metric
 from zope.interface.interface import InterfaceClass
 
-from castd import plugins
+from castd import group_pool, plugins
+from castd.cast import sweep
 from castd.cast.policy import MIN_RTO
 from castd.cli.main import main
 from castd.client import schemes
 from castd.config import config, yaml
 from castd.config.plugin import Collected, ServiceMaker, TransportMaker, collect
+from castd.dialects import _group, mtftp, mtftp_cast
+from castd.doctor.examine import CHECKS
 from castd.errors import ConfigError
+from castd.files import file_upload, presence, threads
+from castd.machines import table
+from castd.net import port_stock
+from castd.observe import batch, captures, history, report, sdnotify, web
 from castd.observe.metrics import EVENT_METRICS, GAUGES, Counters, Gauges
+from castd.observe.ratelimit import RateLimiter
 from castd.outcomes import MEANING
+from castd.packets import tftp as packets
 from castd.plugins import castd_stock
+from castd.proxydhcp import limits
+from castd.server import blockcache, cast_protocol, listener, sessions
+from castd.service import rereads
 from castd.service.service import kinds
 from castd.testing import Network, memorySite
 from tests.support.server import pageOf
@@ -40,6 +52,24 @@ def test_links(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
     lost = [each for each in targets if "://" not in each and not (page.parent / each).exists()]
     assert lost == []
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what a link to a heading of a page may name, as GitHub makes it of the heading."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    headings = [re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", each) for each in re.findall(r"^#+ (.+)$", text, re.MULTILINE)]
+    names = [re.sub(r"[^\w -]", "", each.lower()).strip().replace(" ", "-") for each in headings]
+    # The second heading of a name gets -1 behind it, and so on.
+    counts = [names[:index].count(name) for index, name in enumerate(names)]
+    return {f"{name}-{count}" if count else name for name, count in zip(names, counts, strict=True)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_anchors(page: Path) -> None:
+    """Every link to a heading leads to one of that page."""
+    links = re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text())
+    pages = [(page.parent / target if target else page, name) for target, name in links if "://" not in target]
+    assert [(each.name, name) for each, name in pages if name not in anchors(each)] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -98,6 +128,70 @@ def test_aPageForEachTransport(name: str) -> None:
 def test_shortestTimeout(page: str) -> None:
     """The pages tell the shortest retransmission timeout that is in force."""
     assert f"{MIN_RTO * 1000:g} ms" in (ROOT / page).read_text()
+
+
+#: What pages say of a number that stands in the code: page, sentence, and the number.  Numbers that are defaults of the
+#: service file are in its reference, which is made from the code.
+FIGURES = [
+    ("docs/operations.md", "up to {:g} ms after its end, with those of", batch.DELAY * 1000),
+    ("docs/operations.md", "the transfers that ended meanwhile, {} at the most", batch.MOST),
+    ("docs/decisions/own-log.md", "or when {} are kept", batch.MOST),
+    ("docs/operations.md", "castd tells {} different faults apart", RateLimiter.MAX_FAULTS),
+    ("docs/operations.md", "up to {:,} a minute: for machines that were served", RateLimiter.MAX_LINES),
+    ("docs/operations.md", "up to {:,} events wait", 2 * history.MOST_WAITING),
+    ("docs/operations.md", "In a minute {} captures of one machine", captures.MOST_OF_MACHINE),
+    ("docs/operations.md", "and {} of each kind", captures.MOST_OF_KIND),
+    ("docs/operations.md", "castd reads no more than {} octets of what a receiver sends", cast_protocol.LONGEST_ANSWER),
+    ("docs/plugins.md", "castd reads {} octets of a receiver's datagram at most", cast_protocol.LONGEST_ANSWER),
+    ("docs/operations.md", "`servers`, which asks with `--probe`: {:g} s", max(check.seconds for check in CHECKS)),
+    ("docs/supervision.md", "`limits.drain` and {:g} s", sdnotify.STOP_MARGIN),
+    ("docs/supervision.md", "which is given up after {:g} s", rereads.REREAD_TIMEOUT),
+    ("docs/supervision.md", "MTFTP waits {:g} s more", mtftp.REUSE_DELAY),
+    ("docs/transports/mtftp.md", "sent in the {:g} s that follow", mtftp.REUSE_DELAY),
+    ("docs/transports/mtftp.md", "castd remembers {} at most", mtftp_cast.MOST_REMEMBERED),
+    ("docs/transports/mtftp.md", "When more than {} are remembered", mtftp_cast.CROWD),
+    ("docs/transports/mtftp.md", "a file above {:,} octets", mtftp.LONGEST),
+    ("docs/transports/multicast.md", "not use its address for {:g} s", group_pool.REUSE_DELAY),
+    ("docs/transports/multicast.md", "| {:g} s, and on a busy server 5 s at most", _group.POLICY.keepAliveInterval),
+    ("docs/transports/slam.md", "castd remembers up to {} addresses", sweep.MAX_MEMBERS),
+    ("docs/transports/slam.md", "forgotten after {:g} s", sweep.LINGER),
+    ("docs/transports/tftp.md", "up to {} octets here", packets.LARGEST_REQUEST),
+    ("docs/transports/tftp.md", "has brought nothing for {:g} s", file_upload.SILENT_FOR),
+    ("docs/transports/tftp.md", "castd waits {:g} s for the next answer", listener.COPY_WAIT),
+    ("docs/transports/proxydhcp.md", "same request within {:g} ms is answered once", limits.SAME_REQUEST * 1000),
+    ("docs/transports/proxydhcp.md", "{} machines are remembered for that", limits.MOST_WAITING),
+    ("docs/machines.md", "last {} machines are remembered", table.MOST_MACHINES),
+    ("docs/metrics.md", "It answers within {:g} s", presence.PATIENCE),
+    ("docs/metrics.md", "the first {} transfers, ", report.MOST_TRANSFERS),
+    ("docs/security.md", "16; {}: beyond, the oldest", web.MOST_CONNECTIONS),
+    ("docs/security.md", "Who has waited {:g} s for a file", sessions.LOOKUP_TIMEOUT),
+    ("docs/security.md", "and ends after {:g} s |", cast_protocol.READ_TIMEOUT),
+    ("docs/architecture.md", "Up to {} blocks are read by one `preadv`", blockcache.MOST_BLOCKS),
+    ("docs/architecture.md", "{} datagrams at the most before others", cast_protocol.SLICE),
+    ("docs/decisions/slow-disks.md", "Each directory has {} threads at the most", threads.MOST_THREADS),
+    ("docs/decisions/transfer-ports.md", "Nothing in stock is older than {:g} s", port_stock.LIFETIME),
+    ("docs/decisions/transfer-ports.md", "{} in all, an eighth", port_stock.MOST_STOCK),
+]
+
+
+@pytest.mark.parametrize(("page", "sentence", "number"), FIGURES, ids=str)
+def test_figures(page: str, sentence: str, number: float) -> None:
+    """The pages tell the numbers that are in force."""
+    text = " ".join((ROOT / page).read_text().split())
+    assert sentence.format(number) in text
+
+
+def test_contracts() -> None:
+    """The record on layers names each contract of import-linter."""
+    linter = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    page = (ROOT / "docs" / "decisions" / "layers.md").read_text()
+    assert column(page, "contract") == {each["id"] for each in linter["contracts"]}
+
+
+def test_checks() -> None:
+    """docs/operations.md names each check of castd doctor."""
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert column(page, "check") == {"file", *(check.name for check in CHECKS)}
 
 
 def exposed(registry: CollectorRegistry) -> Iterator[Metric]:
