@@ -91,6 +91,13 @@ def test_checkGood(folder: Path) -> None:
     assert line.split() == ["127.0.0.1:6969", "tftp", "tftp", "windowsize:", "4"]
 
 
+def test_checkShowsValues(folder: Path) -> None:
+    """What was set is shown as it stands in a service file, and not as Python writes it."""
+    options = "broadcast: true, caps: [{clients: 10.0.0.0/8, blksize: 1400}]"
+    (folder / "x.yaml").write_text(f"{GOOD}transports:\n  tftp: {{port: 6969, interface: 127.0.0.1, {options}}}\n")
+    assert castd("check", folder / "x.yaml").stdout.splitlines()[1].endswith(options)
+
+
 def test_checkBad(folder: Path) -> None:
     """Of a bad file every fault is a line on standard error, and the status is 1."""
     result = castd("check", folder / "bad.yaml")

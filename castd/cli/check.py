@@ -20,6 +20,7 @@ from castd.cli.service_file import FILE, complain, fail, namedFile
 from castd.config import yaml
 from castd.config.config import Config, examine, listening
 from castd.config.plugin import collect
+from castd.config.schema import showDefault
 from castd.config.warnings import warningsOf
 from castd.config.yaml import Route
 from castd.errors import ConfigError, NotFound
@@ -83,9 +84,9 @@ def summary(server: Server) -> Table:
     shown: set[str] = set()
     for each in server.addresses:
         for entry in each.entries:
-            options = {} if entry.name in shown else entry.options.model_dump(mode="json", exclude_unset=True)
+            others = entry.options.model_dump(mode="json", exclude_unset=True, exclude={"port", "interface"})
+            values = [f"{key}: {showDefault(value)}" for key, value in others.items() if entry.name not in shown]
             shown.add(entry.name)
-            values = (f"{key}: {value}" for key, value in options.items() if key not in ("port", "interface"))
             addRow(table, each.address, entry.name, entry.kind, ", ".join(values))
     for name, (where, _) in server.admin.endpoints(server.config).items():
         addRow(table, where, "", name)

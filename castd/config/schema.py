@@ -80,7 +80,7 @@ def _within(schema: Schema, root: Schema) -> tuple[Schema, str]:
 
 
 def showDefault(value: object) -> str:
-    """Write a default as it would stand in the service file."""
+    """Write a default, or another value, as it would stand in the service file."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {showDefault(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
