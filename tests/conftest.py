@@ -29,7 +29,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.enviro
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Who leaves out what is slow waits for few examples as well."""
+    """
+    Who leaves out what is slow waits for few examples as well.  Files that tests make are readable for everybody,
+    whatever the umask of who runs them: castd serves no others.
+    """
+    os.umask(0o022)
     if config.option.markexpr == "not slow" and not {"CI", "HYPOTHESIS_PROFILE"} & os.environ.keys():
         settings.load_profile("quick")
 
@@ -55,6 +59,18 @@ def longVisits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("castd.net.ports.REQUEST_SLICE", 60.0)
     # Nor is it measured what requests owe to transfers: which of them are read first would depend on it.
     monkeypatch.setattr("castd.net.epoll.EpollSet._owed", property(lambda _: 0.0, lambda *_: None), raising=False)
+
+
+#: What Rich asks about the terminal, beside TERM.
+TERMINAL = "COLUMNS", "FORCE_COLOR", "LINES", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"
+
+
+@pytest.fixture(autouse=True)
+def usualTerminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What commands print is the same on each terminal: one that can draw nothing (TERM=dumb) has no bars, say."""
+    monkeypatch.setenv("TERM", "xterm")
+    for each in TERMINAL:
+        monkeypatch.delenv(each, raising=False)
 
 
 @pytest.fixture(autouse=True)
