@@ -28,7 +28,7 @@ from castd import __version__  # noqa: E402
 from castd.cli.main import main as castd  # noqa: E402
 from castd.config.config import Kinds  # noqa: E402
 from castd.config.plugin import ContentSourceMaker, ServiceMaker, TransportMaker  # noqa: E402
-from castd.config.schema import SECTIONS, Row, rows, serviceFileSchema, showDefault  # noqa: E402
+from castd.config.schema import SECTIONS, Row, rows, serviceFileSchema, showValue  # noqa: E402
 from castd.files.access import Rule  # noqa: E402
 from castd.observe.metrics import EVENT_METRICS, GAUGES  # noqa: E402
 from castd.plugins import castd_stock  # noqa: E402
@@ -108,7 +108,7 @@ def optionLines(section: str, model: type[BaseModel], indent: str, commented: bo
     shown = [row for row in rows(model) if row.key in properties]
     for row in sorted(shown, key=lambda row: row.key not in required):
         if row.key in required:
-            value = EXAMPLES.get((section, row.key)) or showDefault(properties[row.key].get("examples", ["example"])[0])
+            value = EXAMPLES.get((section, row.key)) or showValue(properties[row.key].get("examples", ["example"])[0])
             yield optionLine(row._replace(default=value), indent, commented)
         else:
             yield optionLine(row, indent, commented=True)

@@ -15,7 +15,7 @@ import pytest
 from castd.cli.main import main as castd
 from castd.config import yaml
 from castd.config.config import Config, build
-from castd.config.schema import SECTIONS, rows, serviceFileSchema, showDefault
+from castd.config.schema import SECTIONS, rows, serviceFileSchema, showValue
 from castd.files.upload_options import UploadDirectoryOptions
 from castd.options import Limits
 from castd.templates.source import Options as TemplateOptions
@@ -116,7 +116,7 @@ def test_rows() -> None:
 )
 def test_written(value: object, text: str) -> None:
     """A default is shown as it would stand in the file."""
-    assert showDefault(value) == text
+    assert showValue(value) == text
 
 
 def refs(schema: Any) -> list[str]:

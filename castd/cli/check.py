@@ -20,7 +20,7 @@ from castd.cli.service_file import FILE, complain, fail, namedFile
 from castd.config import yaml
 from castd.config.config import Config, examine, listening
 from castd.config.plugin import collect
-from castd.config.schema import showDefault
+from castd.config.schema import showValue
 from castd.config.warnings import warningsOf
 from castd.config.yaml import Route
 from castd.errors import ConfigError, NotFound
@@ -85,7 +85,7 @@ def summary(server: Server) -> Table:
     for each in server.addresses:
         for entry in each.entries:
             others = entry.options.model_dump(mode="json", exclude_unset=True, exclude={"port", "interface"})
-            values = [f"{key}: {showDefault(value)}" for key, value in others.items() if entry.name not in shown]
+            values = [f"{key}: {showValue(value)}" for key, value in others.items() if entry.name not in shown]
             shown.add(entry.name)
             addRow(table, each.address, entry.name, entry.kind, ", ".join(values))
     for name, (where, _) in server.admin.endpoints(server.config).items():

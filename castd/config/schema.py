@@ -62,7 +62,7 @@ def rows(model: type[BaseModel]) -> Iterator[Row]:
 def _rows(schema: Schema, root: Schema, prefix: str) -> Iterator[Row]:
     required = schema.get("required", ())
     for key, each in schema.get("properties", {}).items():
-        default = "required" if key in required else showDefault(each.get("default"))
+        default = "required" if key in required else showValue(each.get("default"))
         yield Row(prefix + key, _kind(each, root), default, each.get("description", ""))
         within, brackets = _within(each, root)
         yield from _rows(within, root, f"{prefix}{key}{brackets}.")
@@ -79,12 +79,12 @@ def _within(schema: Schema, root: Schema) -> tuple[Schema, str]:
     return {}, ""
 
 
-def showDefault(value: object) -> str:
-    """Write a default, or another value, as it would stand in the service file."""
+def showValue(value: object) -> str:
+    """Write a value as it would stand in the service file."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {showDefault(each)}" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{key}: {showValue(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(map(showDefault, value)) + "]"
+        return "[" + ", ".join(map(showValue, value)) + "]"
     words: dict[object, str] = {None: "null", "": '""'}
     if isinstance(value, bool) or value in words:
         return str(value).lower() if isinstance(value, bool) else words[value]
