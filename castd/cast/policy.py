@@ -119,7 +119,7 @@ class RetransmitPolicy:
         were sent each time.
     @ivar foundPerAssumedDeaf: with each member that is found to be deaf others go on by unicast that are not known to
         hear the group, as they may give up before their turns: one for so many that were found until then; only if no
-        member is known to hear, or everything was sent.
+        member is known to hear, or everything was sent, or nobody has heard the group for a while.
     @ivar reachabilityCheckAfter: a member that has joined before the first block, and has had no turn for so long, gets
         one in the middle of a pass, to show that it hears the group: a deaf one would give up.  Seconds.
     @ivar maxCorrections: how often a member that asks for blocks without having the turn is told that it does not have

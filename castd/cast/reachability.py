@@ -24,8 +24,8 @@ PROMPT, PROMPT_DEAF_TURN = 0.005, ShortTurn(15, MIN_RTO)
 #: within the time of L{DEAF_TURN}: a file has thousands of blocks, and losses come in bursts.
 COPIES = 7
 #: A group that was heard may be cut off for a moment, as by a switch that learns its routes anew.  Members that have no
-#: turn meanwhile are not moved for it.  Seconds.
-INTERRUPTION = 2.0
+#: turn meanwhile are not moved for it.  Eight deaf ones whose turns follow each other take 2.1 s.  Seconds.
+INTERRUPTION = 3.0
 
 
 class Reachability(Generic[M]):
@@ -85,16 +85,21 @@ class Reachability(Generic[M]):
         share = self._policy.foundPerAssumedDeaf
         if share is None:
             return []
+        host = found.peer[0]
+        another = host not in self._foundInRow
         if not self._foundInRow:
             self._rowBegan = now
-        self._foundInRow.add(found.peer[0])
+        self._foundInRow.add(host)
         inRow = len(self._foundInRow)
-        heardNoMore = inRow >= share and now >= self._rowBegan + INTERRUPTION
-        if self.groupHeard and not allSent and not heardNoMore:
+        if self.groupHeard and another and inRow >= share and now >= self._rowBegan + INTERRUPTION:
+            # Those first that have never shown that they hear.
+            others = sorted((each for each in members if each is not found), key=lambda each: each.hearsGroup)
+            return others[: inRow // share]
+        if self.groupHeard and not allSent:
             return []
-        many = (inRow if self.groupHeard and not allSent else self._found) // share
-        others = (each for each in members if each is not found and (heardNoMore or not each.hearsGroup))
-        return list(islice(others, many))
+        return list(
+            islice((each for each in members if each is not found and not each.hearsGroup), self._found // share)
+        )
 
     def nextToCheck(self, members: Members[M], now: float) -> M | None:
         """Return the member that is to get a turn now, only to show that it hears the group; L{None}: there is none."""

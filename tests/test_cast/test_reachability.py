@@ -70,13 +70,15 @@ def test_whereTheGroupIsHeardNoMore() -> None:
     """When several machines in a row were found, and no master has received a block for a while, others go, too."""
     reachability: Reachability[Member] = Reachability(POLICY)
     reachability.groupHeard = True
-    first, second, other, another = (member(number, hears=True) for number in range(1, 5))
-    members = hall(first, second, other, another)
+    first, second, other = (member(number, hears=True) for number in range(1, 4))
+    deaf = member(4)
+    members = hall(first, second, other, deaf)
 
     def found(*each: tuple[Member, float]) -> list[list[Member]]:
         return [reachability.assumedDeaf(members, one, False, now) for one, now in each]
 
-    assert found((first, 1.0), (second, 2.0), (second, 1.0 + INTERRUPTION)) == [[], [], [first]]
+    assert found((first, 1.0), (second, 2.0), (second, 2.0 + INTERRUPTION)) == [[], [], []]
+    assert found((other, 2.0 + INTERRUPTION)) == [[deaf]]
     reachability.received()
     assert found((first, 4.0), (second, 3.9 + INTERRUPTION)) == [[], []]
     reachability.received()
