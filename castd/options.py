@@ -368,7 +368,10 @@ class ListenOptions(Settings):
         return ()
 
     def named(self) -> Iterable[tuple[str, str]]:
-        """Return the files that these options name, each as (key of the options, name)."""
+        """
+        Return the files that these options name, each as (key of the options, name).  A reload calls this in a thread
+        beside the reactor's.
+        """
         return ()
 
     def beside(self, others: Sequence[tuple[str, ListenOptions]]) -> Iterable[str]:

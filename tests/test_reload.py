@@ -8,6 +8,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,14 @@ from castd.dialects.mtftp import REUSE_DELAY
 from castd.errors import ConfigError
 from castd.files import chains, names, root
 from castd.files.access import Rules
-from castd.files.content import DirectoryOptions
+from castd.files.chains import SourceChain
+from castd.files.content import Directory, DirectoryOptions
 from castd.files.regex import LinearRegex
 from castd.files.threads import DiskThreads
 from castd.packets import slam
 from castd.server.listener import Listener
 from castd.service.admin import CONNECTION_TIMEOUT
-from castd.service.build import ServiceFileRead
+from castd.service.build import ServiceFile, ServiceFileRead
 from castd.service.reload import _clash
 from castd.service.rereads import REREAD_TIMEOUT
 from castd.service.service import kinds
@@ -929,8 +931,8 @@ def test_stoppedInSlices(folder: Path, network: Network) -> None:
     case = Case(folder, network, START + TFTP)
     answers, turns = beginReload(case, START + "transports:\n" + MANY)
     case.server.draining = True
-    while turns.calls:
-        turns.calls.pop(0)()
+    turns.calls.pop(0)()
+    assert turns.calls == []
     assert answers == [("castd is stopping",)]
     assert case.ports() == [69]
 
@@ -963,6 +965,17 @@ def test_namedFiles(folder: Path, network: Network, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("castd.service.build.callWithin", silent)
     assert case.reload(other + TFTP + mtftp + "}}\n") == ()
     assert asked == ["none"]
+
+
+def test_lookedUpAnew(folder: Path) -> None:
+    """What was found of a file while a reload read the service file is forgotten once all is made of it."""
+    directory = Directory(DirectoryOptions.model_validate({"path": folder / "boot"}))
+    config = build(yaml.parse((START + TFTP).encode(), "y"), folder / "y", kinds(COLLECTED))
+    read = replace(ServiceFileRead.of(config), looked={(directory.options, "file"): 9})
+    file = ServiceFile(read, SourceChain([directory]), 9.0)
+    assert file.size("file") == 9
+    file.forgetLooked()
+    assert file.size("file") == len(BODY)
 
 
 COMMANDS = {

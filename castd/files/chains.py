@@ -142,7 +142,7 @@ class SourceChain:
 
     def sizeNow(self, name: str, peer: Peer, patience: float, looked: Looked = _NOTHING) -> int | None:
         """
-        Return octets of a file, before the server serves anybody.
+        Return octets of a file, to check what a service file says of it.
 
         @param patience: seconds to wait for a disk.
         @param looked: what was found out before.
@@ -153,7 +153,7 @@ class SourceChain:
 
     def lookNow(self, name: str, peer: Peer, patience: float, looked: Looked = _NOTHING) -> int | Refused | None:
         """
-        Find out whether there is a file, before the server serves anybody.
+        Find out whether there is a file, to check what a service file says of it.
 
         @param patience: seconds to wait for a disk.
         @param looked: what was found out before: in these directories no disk is waited for.

@@ -45,6 +45,8 @@ from castd.templates.source import TemplateSource
 
 #: The most seconds that a reload waits for the disks of all new directories.
 OPENING_TIMEOUT = 10.0
+#: The most seconds that it waits there for one file that a transport names.
+LOOK_TIMEOUT = 1.0
 #: The peer of the requests that look up files before any client has asked.
 NO_PEER: Peer = ("0.0.0.0", 0)
 
@@ -122,15 +124,15 @@ def readInThread(
     Read a service file as L{read} does, open the directories that are new in it, and look up the files that its
     transports name, in a thread beside the reactor's.
 
-    A directory that cannot be opened is left to L{build}, which tells why.
+    A directory that cannot be opened is left to L{buildSteps}, which tells why.
 
     @param inUse: the directories that are in use, by their options.
     @param seconds: tells the time.
     """
     found, end = ServiceFileRead.of(read(file, collected)), time.monotonic() + OPENING_TIMEOUT
 
-    def wait() -> float:
-        return min(RELOAD_TIMEOUT, max(0.0, end - time.monotonic()))
+    def wait(most: float = RELOAD_TIMEOUT) -> float:
+        return min(most, max(0.0, end - time.monotonic()))
 
     def fresh(entries: Iterable[Entry], kind: type[_Options]) -> Iterator[_Options]:
         for entry in entries:
@@ -152,7 +154,7 @@ def readInThread(
     served.update((each.options, each) for each in sources)
     directories = [served.get(entry.options) for entry in found.config.content if entry.kind == DIRECTORY]
     asked = [each for each in directories if isinstance(each, Directory) and not each.byMachine]
-    return replace(found, looked=_lookUp(named, asked, wait))
+    return replace(found, looked=_lookUp(named, asked, partial(wait, LOOK_TIMEOUT)))
 
 
 def _lookUp(named: Iterable[str], directories: Iterable[Directory], wait: Callable[[], float]) -> Looked:
@@ -248,7 +250,7 @@ def buildSteps(
     sources: Iterable[IContentSource] = (),
 ) -> Iterator[None]:
     """
-    Make the sources, sinks and transports that a service file names, in steps of some milliseconds at the most.
+    Make the sources, sinks and transports that a service file names, a step for each.
 
     @param components: gets them.
     @param site: the site that the transports share; it is not changed.
@@ -306,6 +308,7 @@ def buildSteps(
     for entry, service in components.services:
         wrong += _configure(service, shown, entry)
         yield
+    shown.forgetLooked()
     try:
         config.tree.raiseFaults()
     except ConfigError as error:
@@ -382,6 +385,10 @@ class ServiceFile:
     def size(self, name: str) -> int | None:
         """As L{IServiceFile.size}."""
         return self._content.sizeNow(name, NO_PEER, self._patience, self._looked)
+
+    def forgetLooked(self) -> None:
+        """Look up each file anew from now on: a plugin may ask for as long as the service file is in force."""
+        self._looked = {}
 
 
 def _checkFileSizes(config: Config, file: ServiceFile) -> Iterator[None]:

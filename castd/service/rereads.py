@@ -111,16 +111,18 @@ class Rereads:
         putting.addErrback(self._faults).addCallback(self._done, asked)
 
     async def _putInForce(self, file: ServiceFileRead) -> tuple[str, ...]:
-        pause = self._server.site.slices.pauses()
-        components, steps = self._server.beginReload(file)
+        server = self._server
+        if (why := server.refusesReload()) is not None:
+            return (why,)
+        pause = server.site.slices.pauses()
+        components, steps = server.beginReload(file)
         for _ in steps:
             if (waiting := pause()) is not None:
                 await waiting
-        # Also an upgrade may have begun meanwhile.
-        why = self._server.refusesReload()
-        if why is not None:
-            return (why,)
-        self._server.reload(components)
+                # A stop or an upgrade may have begun meanwhile: it is not held up by what is not made yet.
+                if (why := server.refusesReload()) is not None:
+                    return (why,)
+        server.reload(components)
         _log.info("{file} is in force", event="reloaded", file=str(self._server.file))
         return ()
 
