@@ -40,6 +40,9 @@ from castd.templates.renderers import Render, Renderers, spawn
 
 _log = Logger(namespace="castd")
 
+#: When a disk has not answered no template is looked for within so many seconds: a service file may name hundreds.
+SILENT_FOR = 10.0
+
 #: Results that are kept, and their octets; beyond, those that nobody has asked for the longest.
 MOST_KEPT, MOST_OCTETS = 4096, 32 << 20
 #: Seconds until what has failed is tried again, as long as no file changes.
@@ -82,21 +85,24 @@ def makeSource(options: Options, site: ISite) -> TemplateSource:
     if find_spec("jinja2") is None:
         raise ConfigError("it needs the library Jinja2: pip install 'castd[template]'")
     for key, path in (("file", options.file), ("inventory", options.inventory)):
-        if path is not None and (fault := _unusable(path, patience(site))) is not None:
+        if path is not None and (fault := _unusable(path, site)) is not None:
             raise ConfigError(f"{key}: {path}: {fault}")
     return TemplateSource(options, _renderers(site).render, site)
 
 
-def _unusable(path: Path, wait: float) -> str | None:
+def _unusable(path: Path, site: ISite) -> str | None:
     """
     Return the reason why there is no file of this name, or why that cannot be found out; L{None}: there is one, or the
     disk does not answer, as it may when a machine asks.
-
-    @param wait: seconds to wait for the disk.
     """
+    now = site.reactor.seconds()
+    if now < _silentUntil.get(site, now):
+        return None
     try:
-        isFile = stat.S_ISREG(callWithin(wait, partial(os.stat, path)).st_mode)
+        isFile = stat.S_ISREG(callWithin(patience(site), partial(os.stat, path)).st_mode)
     except (TimeoutError, BlockingIOError):
+        _silentUntil[site] = now + SILENT_FOR
+        _log.warn("{path} does not answer yet", event="slow-disk", path=str(path))
         return None
     except FileNotFoundError:
         isFile = False
@@ -107,6 +113,8 @@ def _unusable(path: Path, wait: float) -> str | None:
 
 #: The processes of each site: also after a reload the same ones render.
 _of: WeakKeyDictionary[ISite, Renderers] = WeakKeyDictionary()
+#: Until when no template is looked for, by the clock of the site: a disk has not answered.
+_silentUntil: WeakKeyDictionary[ISite, float] = WeakKeyDictionary()
 
 
 def _renderers(site: ISite) -> Renderers:
