@@ -4,9 +4,11 @@ Describes all options by their models: for C{castd plugins}, for the reference i
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+import yaml
 from pydantic import BaseModel
 
 from castd.config.config import (
@@ -88,7 +90,13 @@ def showValue(value: object) -> str:
     words: dict[object, str] = {None: "null", "": '""'}
     if isinstance(value, bool) or value in words:
         return str(value).lower() if isinstance(value, bool) else words[value]
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value else repr(value)
+    text = str(value)
+    # Quoted where it would be read as something else, or as more than one.
+    isText = not isinstance(value, str) or (yaml.safe_load(text) == text and not set(text) & set(",[]{}"))
+    return text if isText else json.dumps(text, ensure_ascii=False)
 
 
 def _kind(schema: Schema, root: Schema) -> str:
