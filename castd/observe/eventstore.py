@@ -63,7 +63,8 @@ CREATE TABLE IF NOT EXISTS events (
     fields TEXT NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS by_address ON events (address, time);
-CREATE INDEX IF NOT EXISTS by_served ON events (served);
+DROP INDEX IF EXISTS by_served;
+CREATE INDEX IF NOT EXISTS by_kind ON events (served);
 PRAGMA user_version = {VERSION};
 """
 
