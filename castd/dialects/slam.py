@@ -93,8 +93,8 @@ class Options(ListenOptions):
     @classmethod
     def clashes(cls, named: Sequence[tuple[str, Self]]) -> Iterator[tuple[str, str]]:
         """
-        Complain about ports and groups that two transports have in common.  Of several the first is named: there may be
-        thousands of transports.
+        Complain about ports and groups that two transports have in common.  Each is told once, with an earlier one:
+        there may be thousands of transports.
         """
         groups: dict[HostPort, str] = {}
         places: dict[tuple[int, str], str] = {}

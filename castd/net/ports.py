@@ -491,7 +491,8 @@ class Ports:
             return sockets.bindSocket(interface, port)
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
-            for passed in _overlapping(self._adopted, interface, port) if taken else ():
+            passed = next(iter(_overlapping(self._adopted, interface, port)), None)
+            if taken and passed is not None:
                 # Without a number: it is not another program that has the address.
                 raise OSError(f"the socket unit has {hostPort(passed)}: make both the same") from error
             obstacles = self._obstacles(interface, port) if taken else []
