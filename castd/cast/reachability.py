@@ -6,7 +6,6 @@ it; those are called I{deaf}.
 from __future__ import annotations
 
 from collections import deque
-from itertools import islice
 from typing import Generic
 
 from castd.cast.members import M, Members
@@ -91,15 +90,13 @@ class Reachability(Generic[M]):
             self._rowBegan = now
         self._foundInRow.add(host)
         inRow = len(self._foundInRow)
+        others = [each for each in members if each is not found]
         if self.groupHeard and another and inRow >= share and now >= self._rowBegan + INTERRUPTION:
             # Those first that have never shown that they hear.
-            others = sorted((each for each in members if each is not found), key=lambda each: each.hearsGroup)
-            return others[: inRow // share]
+            return sorted(others, key=lambda each: each.hearsGroup)[: inRow // share]
         if self.groupHeard and not allSent:
             return []
-        return list(
-            islice((each for each in members if each is not found and not each.hearsGroup), self._found // share)
-        )
+        return [each for each in others if not each.hearsGroup][: self._found // share]
 
     def nextToCheck(self, members: Members[M], now: float) -> M | None:
         """Return the member that is to get a turn now, only to show that it hears the group; L{None}: there is none."""

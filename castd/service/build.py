@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from zope.interface import implementer
 
-from castd.config.config import Config, Entry, Kinds, load
+from castd.config.config import Config, Entry, Kinds, listening, load
 from castd.config.plugin import Collected, requireProvided
 from castd.errors import ConfigError, NotFound, Refused, Unavailable
 from castd.files.access import Rule, Rules
@@ -34,7 +34,7 @@ from castd.interfaces import (
     IServiceFile,
     ServicePort,
 )
-from castd.options import AnyNetwork, ListenOptions
+from castd.options import AnyNetwork
 from castd.profiles.table import makeProfiles
 from castd.request import Peer
 from castd.server.service_port import ServiceListener
@@ -147,7 +147,7 @@ def readInThread(
         with suppress(OSError, LookupError):
             sinks.append(UploadDirectory(place, patience=wait(), seconds=seconds))
     found = replace(found, sources=sources, sinks=sinks)
-    named = [name for entry in found.config.transports for name in _named(entry.options)]
+    named = [name for _, options in listening(found.config) for _, name in options.named()]
     if not named:
         return found
     served: dict[BaseModel, Directory | UploadDirectory] = {**inUse}
@@ -181,13 +181,6 @@ def _lookUp(named: Iterable[str], directories: Iterable[Directory], wait: Callab
             if not isinstance(answer, NotFound):
                 del missing[name]
     return found
-
-
-def _named(options: BaseModel) -> Iterator[str]:
-    """Return the files that the options of a transport name."""
-    if isinstance(options, ListenOptions):
-        for _, name in options.named():
-            yield name
 
 
 @dataclass(frozen=True)
@@ -393,8 +386,7 @@ class ServiceFile:
 
 def _checkFileSizes(config: Config, file: ServiceFile) -> Iterator[None]:
     """Record a fault for each file that a transport names and could never send."""
-    for entry in config.transports:
-        if isinstance(entry.options, ListenOptions):
-            for complaint in entry.options.unfit(file.size):
-                entry.addFault(complaint)
-            yield
+    for entry, options in listening(config):
+        for complaint in options.unfit(file.size):
+            entry.addFault(complaint)
+        yield

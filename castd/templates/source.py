@@ -41,7 +41,7 @@ from castd.templates.renderers import Render, Renderers, spawn
 _log = Logger(namespace="castd")
 
 #: When a disk has not answered no template is looked for within so many seconds: a service file may name hundreds.
-SILENT_FOR = 10.0
+LOOK_AGAIN = 10.0
 
 #: Results that are kept, and their octets; beyond, those that nobody has asked for the longest.
 MOST_KEPT, MOST_OCTETS = 4096, 32 << 20
@@ -101,7 +101,7 @@ def _unusable(path: Path, site: ISite) -> str | None:
     try:
         isFile = stat.S_ISREG(callWithin(patience(site), partial(os.stat, path)).st_mode)
     except (TimeoutError, BlockingIOError):
-        _silentUntil[site] = now + SILENT_FOR
+        _silentUntil[site] = now + LOOK_AGAIN
         _log.warn("{path} does not answer yet", event="slow-disk", path=str(path))
         return None
     except FileNotFoundError:
