@@ -682,9 +682,9 @@ class CastProtocol(FastPath):
         if (receiver := self.receivers.get(action.peer)) is not None:
             self.site.bar(action.peer[0], receiver.request.name, action.seconds, action.why)
 
-    def unsendable(self, error: OSError) -> None:
-        """Report that a burst could not be sent."""
-        self._queue.unsendable(self, error, next(iter(self.receivers), ("nobody", 0)))
+    def unsendable(self, error: OSError, address: Peer) -> None:
+        """As L{BlockOutput.unsendable<castd.server.sender.BlockOutput.unsendable>}."""
+        self._queue.unsendable(self, error, address)
 
     def unsent(self, why: str) -> None:
         """As L{DatagramSender.unsent<castd.server.sender.DatagramSender.unsent>}."""

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from castd.cast.events import Event, Leave, SendBlocks
 from castd.interfaces import ICast, IDatagramPort, IWire
-from castd.net.backoff import FULL, Backoff, isFull
+from castd.net.backoff import Backoff, isFull
 from castd.pacing import TICK, RateLimit
 from castd.request import Peer, hostPort
 from castd.server.blockcache import Chunk, ChunkAwaited
@@ -48,8 +48,8 @@ class BlockOutput(Protocol):
     def sent(self, start: int, count: int, octets: int, again: bool) -> None:
         """Count blocks that were sent, the first of which is C{start}."""
 
-    def unsendable(self, error: OSError) -> None:
-        """Report that a burst could not be sent, and why."""
+    def unsendable(self, error: OSError, address: Peer) -> None:
+        """Report that a burst could not be sent to this address, and why."""
 
 
 class CastSender:
@@ -152,8 +152,6 @@ class CastSender:
                 image = chunk.slice(start, stop)
                 sent = _write(output, image, step, address)
                 count = stop - start if sent >= len(image) else sent // step
-        except BlockingIOError:
-            count = sent = 0
         except ChunkAwaited:
             self._late = True
             raise
@@ -178,9 +176,9 @@ def _write(output: BlockOutput, image: bytes | memoryview, step: int, address: P
     try:
         return output.transport.writeBurst(image, step, address)
     except OSError as error:
-        if error.errno in FULL:
+        if isFull(error):
             return 0
-        output.unsendable(error)
+        output.unsendable(error, address)
         return len(image)
 
 

@@ -24,7 +24,7 @@ from castd.dialects import slam
 from castd.errors import ConfigError, Declined
 from castd.options import HostPort
 from castd.packets.slam import LARGEST, pack
-from castd.request import Local, Peer, Request
+from castd.request import Local, Peer, Request, hostPort
 from castd.server.listener import Listener
 from castd.service.service import kinds
 from castd.testing import BytesContent, Network, RecordingClient, SentDatagram, memorySite, pattern
@@ -623,7 +623,8 @@ def test_SL37_sendError(stage: SlamStage) -> None:
     stage.host.errno = errno.ENETUNREACH
     with capturedLogs() as logs:
         assert say(stage, who, "202500", 5.0) == []
-    assert len([event for event in logs if event.get("event") == "unsendable"]) == 1
+    (event,) = [event for event in logs if event.get("event") == "unsendable"]
+    assert event["peer"] == hostPort(GROUP)
     assert len(stage.network.getDelayedCalls()) < 5
     stage.host.errno = 0
     assert say(stage, who, "202500", 0.2)[:5] == data(0, 1, 2, 3, 4)
