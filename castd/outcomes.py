@@ -36,7 +36,7 @@ MEANING: Final[dict[str, str]] = {
     DEAF: "hears no multicast, goes on by unicast",
     UNHEARD: "answers what it is sent alone and nothing of the group: does a switch drop the multicast?",
     REPLACED: "the client has restarted",
-    CHANGED: "the file changed while it was being sent",
+    CHANGED: "the file changed, or could not be read, while it was being sent",
     STOPPED: "the server stopped",
     FAILED: "a fault in the server, see the traceback",
 }

@@ -48,7 +48,8 @@ class Facts(NamedTuple):
     @ivar write: it is an upload.
     @ivar outcome: of a transfer, a word of L{castd.outcomes}.
     @ivar code: of a refusal, TFTP's error code.
-    @ivar why: of a refusal, and of a request that was not answered: the reason in the log.
+    @ivar why: of a refusal, of a request that was not answered, and of a transfer that the server has ended: the reason
+        in the log.
     @ivar limit: the key of the limit for which there was no answer, or C{LimitNOFILE}.
     @ivar rule: C{file:line} of the access rule that refused.
     @ivar ruled: the access rules refused, by a rule or for want of one.
@@ -420,10 +421,10 @@ RULES: Final = (
     ),
     VerdictRule(
         "changed",
-        "the file changed while it was being sent",
+        "the file changed, or could not be read, while it was being sent",
         _ended(outcomes.CHANGED),
-        "the file was cut or written to, or could not be read, while it was sent",
-        "put new files in place by renaming, never by writing into the old one",
+        "the file could not be sent to its end as it was: {why}",
+        "put new files in place by renaming, never by writing into the old one; if it cannot be read, see to its disk",
     ),
     VerdictRule(
         "stopped",

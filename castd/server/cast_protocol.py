@@ -529,8 +529,8 @@ class CastProtocol(FastPath):
             return
         try:
             self._pump(self._seconds())
-        except ContentChanged:
-            self.end(outcomes.CHANGED)
+        except ContentChanged as error:
+            self.end(outcomes.CHANGED, str(error))
         except BaseException:
             self._fail()
 
@@ -662,7 +662,7 @@ class CastProtocol(FastPath):
             self.site.blockCache.readAhead(self.wire, self.content, result.stop)
             self.pump()
         elif result.check(ContentChanged):
-            self.end(outcomes.CHANGED)
+            self.end(outcomes.CHANGED, str(result.value))
         else:
             _log.failure("{transport}: a file cannot be read", result, event="fault", transport=self.name)
             self.end(outcomes.FAILED)
@@ -844,11 +844,12 @@ class CastProtocol(FastPath):
         if not self.receivers:
             self.end(outcomes.STOPPED)
 
-    def end(self, outcome: str) -> Deferred[None] | None:
+    def end(self, outcome: str, why: str = "") -> Deferred[None] | None:
         """
         Send all receivers a farewell with this outcome, and close the cast.  Of many receivers each is dismissed in
         slices; nothing else is sent meanwhile.
 
+        @param why: what the log says of the reason beside the outcome; C{""}: nothing.
         @return: fires when the cast is closed; L{None}: it is.
         """
         if self.ended:
@@ -857,7 +858,7 @@ class CastProtocol(FastPath):
         self.ended = True
         self.site.timers.set(self, None)
         sentAt = self._steppedAt if self._sender is None else max(self._steppedAt, self._sender.sentAt)
-        steps = self._dismissAll(eventlog.Ending(outcome, sentAt))
+        steps = self._dismissAll(eventlog.Ending(outcome, sentAt, why=why))
         if len(self.receivers) > MOST_DISMISSED:
             self._closing = self.site.slices.run(steps)
             return self._closing

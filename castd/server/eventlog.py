@@ -45,6 +45,7 @@ class Ending(NamedTuple):
     @ivar lastBlockAt: the instant at which the last block was sent, to it or to its group; minus infinity: none was.
     @ivar heard: it has sent something since its request.
     @ivar lacks, sent, repeated: as of L{Facts<castd.verdicts.Facts>}.
+    @ivar why: why the server has ended it; C{""}: the outcome says all.
     """
 
     outcome: str
@@ -53,6 +54,7 @@ class Ending(NamedTuple):
     lacks: int | None = None
     sent: int = 0
     repeated: int = 0
+    why: str = ""
 
 
 # What one type of machine asks for, and what it is granted, is the same for all of its kind.
@@ -312,6 +314,8 @@ def receiverLeft(cast: CastProtocol, receiver: Receiver, ending: Ending, now: fl
         **_blockTimes(cast, receiver, ending),
         **clientError(receiver.error),
     }
+    if ending.why:
+        event["why"] = ending.why
     if verdict is not None:
         event.update(fieldsOf(verdict))
     _emit(event, _RECEIVED)
@@ -362,6 +366,7 @@ def _endingFacts(cast: CastProtocol, receiver: Receiver, ending: Ending, times: 
         host=_host(request.peer),
         name=request.name,
         outcome=ending.outcome,
+        why=ending.why,
         heard=ending.heard,
         singlePort=not cast.entry.dialect.ownPort,
         group=cast.group is not None,

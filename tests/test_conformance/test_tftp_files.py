@@ -2,6 +2,7 @@
 TFTP and the disk: names, files that change, netascii.  The ids are those of docs/transports/tftp.md.
 """
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -130,7 +131,9 @@ def test_TC63_aTruncatedFile(root: Path) -> None:
         untilChanged(stage, client, tid)
         stage.network.advance(0.01)
         assert list(stage.listener.casts()) == []
-        assert stage.told("received")[-1]["outcome"] == "changed"
+        told = stage.told("received")[-1]
+        assert (told["outcome"], told["why"]) == ("changed", "the file shrank")
+        assert told["cause"].endswith(": the file shrank")
         assert stage.ask(rrq("boot/x"), stage.client(2001))[1] == Data(1, b"x")
 
 
@@ -153,6 +156,24 @@ def test_writtenOver(root: Path, size: int) -> None:
             assert datagram[4:] == old[start : start + 1468]
         stage.network.advance(0.01)
         assert stage.told("received")[-1]["outcome"] == "changed"
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+def test_unreadable(root: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    """A disk that fails during a transfer: the log says what the kernel has said of it."""
+    (root / "f").write_bytes(pattern(200_000))
+
+    def fails(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    with TftpStage(**directory(root)) as stage:
+        client, _, tid = stage.ask(rrq(blksize=512))
+        monkeypatch.setattr(os, "preadv", fails)
+        assert ackedTo(client, 0, tid).code == 0
+        stage.over()
+        (told,) = stage.told("received")
+        assert (told["outcome"], told["why"]) == ("changed", os.strerror(code))
+        assert told["cause"].endswith(f": {os.strerror(code)}")
 
 
 def test_truncatedBeforeItsFirstBlock(root: Path) -> None:
