@@ -96,6 +96,17 @@ def address(text: object) -> str:
     return "" if value == ip_address("0.0.0.0") else str(value)
 
 
+def onlyIPv4(interface: str) -> str:
+    """
+    Check the address of an interface, as L{address} returns it, for a transport whose protocol has IPv4 only.
+
+    @raise ValueError: it is one of IPv6.
+    """
+    if ":" in interface:
+        raise ValueError(f"{interface} is an address of IPv6, which this protocol does not have")
+    return interface
+
+
 def group(text: object) -> str:
     """
     Read an IPv4 multicast address that data may go to.

@@ -439,6 +439,26 @@ def test_broadcastsAtOneAddress(boot: Path, network: Network, interface: str, wh
         assert warnings == [f"x.yaml:4: transports.tftp: broadcast: changes nothing at {at}: {why}; interface: any"]
 
 
+@pytest.mark.parametrize("options", ["slam: {file: image", "mtftp: {files: {image: null}"])
+@pytest.mark.parametrize("interface", ["::", "::1", "2001:db8::5"])
+def test_onlyIPv4(boot: Path, network: Network, options: str, interface: str) -> None:
+    """A transport whose protocol has IPv4 alone is refused at an address of IPv6, where it would send nothing."""
+    with pytest.raises(ConfigError) as refused:
+        made(boot, network, START + ANY + f'transports: {{{options}, interface: "{interface}"}}}}\n')
+    (fault,) = refused.value.faults
+    kind = options.partition(":")[0]
+    assert fault.startswith(f"x.yaml:4: transports.{kind}.interface: {interface} is an address of IPv6, which ")
+
+
+@pytest.mark.parametrize("options", ["multicast: {", "sbroadcast: {subnets: [10.0.0.0/24], "])
+def test_noGroupsOfIPv6(boot: Path, network: Network, options: str) -> None:
+    """A transport that leaves all requests at an address of IPv6 to unicast is told of."""
+    kind = options.partition(":")[0]
+    service = f'transports: {{{options}interface: "::"}}, tftp: {{interface: "::"}}}}\n'
+    (warning,) = warningsOf(made(boot, network, START + ANY + service).config)
+    assert warning.startswith(f"x.yaml:4: transports.{kind}: interface: :: is an address of IPv6, which ")
+
+
 class Loner:
     """A transport that shares with nobody."""
 

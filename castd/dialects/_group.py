@@ -8,7 +8,7 @@ granted is left out, and the client is served by unicast: never an error.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from castd import outcomes
@@ -92,6 +92,12 @@ def checkProfiles(request: Request, option: str) -> None:
     """
     if request.quirks is not None and request.quirks.refuses(option):
         raise Declined("profile")
+
+
+def noGroups(interface: str) -> Iterator[str]:
+    """Warn of the address of an interface that has no groups; see L{agreeOptions}."""
+    if ":" in interface:
+        yield f"interface: {interface} is an address of IPv6, which has none of these groups: all is left to unicast"
 
 
 def agreeOptions(request: Request, size: int, cap: int) -> AgreedOptions:

@@ -13,7 +13,7 @@ from functools import partial
 from ipaddress import IPv4Network
 from typing import Annotated, ClassVar, Self, TypeAlias
 
-from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import Field, PlainSerializer, PlainValidator, WithJsonSchema, field_validator
 from zope.interface import implementer
 
 from castd import outcomes
@@ -32,7 +32,17 @@ from castd.files import names
 from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IDialect, IEqualHeadersWire, ITransferHalf, IWire
 from castd.networks import Networks
-from castd.options import BootPath, Clients, Duration, HostPort, ListenOptions, Port, WrongEntries, groupEndpoint
+from castd.options import (
+    BootPath,
+    Clients,
+    Duration,
+    HostPort,
+    ListenOptions,
+    Port,
+    WrongEntries,
+    groupEndpoint,
+    onlyIPv4,
+)
 from castd.packets import tftp
 from castd.request import Local, Peer, Request, hostPort
 
@@ -135,6 +145,8 @@ class Options(ListenOptions):
         False, description="answer what cannot be served with an ERROR, not with silence; iPXE's boot fails then"
     )
     loopback: bool = Field(True, description="let receivers on this very machine hear the groups")
+
+    _onlyIPv4 = field_validator("interface")(onlyIPv4)
 
     @classmethod
     def clashes(cls, named: Sequence[tuple[str, Self]]) -> Iterator[tuple[str, str]]:

@@ -91,6 +91,7 @@ class Options(ListenOptions):
 
     def warnings(self) -> Iterator[str]:
         yield from _tftp.idleCaps(self.blksize, self.caps)
+        yield from _group.noGroups(self.interface)
 
     def beside(self, others: Sequence[tuple[str, ListenOptions]]) -> Iterator[str]:
         return _tftp.largerBlocks(self.blksize, self.caps, self.subnets, others)

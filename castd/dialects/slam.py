@@ -13,7 +13,7 @@ from hashlib import blake2s
 from ipaddress import IPv4Network
 from typing import Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from zope.interface import implementer
 
 from castd import outcomes
@@ -28,7 +28,7 @@ from castd.cast.sweep import Sweep
 from castd.errors import Declined, Refused
 from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IExplainedDialect, ITransferHalf, IWire
-from castd.options import BootPath, GroupEndpoint, HostPort, ListenOptions, Port, Rate
+from castd.options import BootPath, GroupEndpoint, HostPort, ListenOptions, Port, Rate, onlyIPv4
 from castd.packets import slam
 from castd.packets.pxe import IPXE_FEATURES
 from castd.request import Local, Peer, Request, hostPort
@@ -79,6 +79,8 @@ class Options(ListenOptions):
     large: bool = Field(
         False, description="serve files of 512 MiB and more, which clients built for 32 bits cannot load"
     )
+
+    _onlyIPv4 = field_validator("interface")(onlyIPv4)
 
     def destinations(self) -> Iterator[IPv4Network]:
         yield IPv4Network(self.group.host)
