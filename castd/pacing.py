@@ -121,19 +121,17 @@ class Pacer(TokenBucket):
     So bursts need not be cut, and over time the rate is exact.
     """
 
-    __slots__ = ("_burst", "parent")
+    __slots__ = ("_burst",)
 
-    def __init__(self, rate: float, burst: int = BURST, parent: Pacer | None = None) -> None:
+    def __init__(self, rate: float, burst: int = BURST) -> None:
         """
         @param rate: octets a second.
         @param burst: octets of the largest burst; the bucket is deeper where the rate needs it, as timers are late.
-        @param parent: shared with other pacers; a burst may be sent when both allow it, and both are charged.
         @raise ValueError: the rate is not more than 0.
         """
         if not rate > 0:
             raise ValueError(f"a rate must be more than 0, not {rate}")
         super().__init__(rate, max(burst, rate * LATE))
-        self.parent = parent
         self._burst = burst
 
     def adjust(self, rate: float) -> None:
@@ -152,12 +150,9 @@ class Pacer(TokenBucket):
         @return: C{now}, or an instant at least L{TICK} later.
         """
         self._fill(now)
-        when = now if self._level > 0 else now + max(TICK, -self._level / self.rate)
-        return when if self.parent is None else max(when, self.parent.next(now))
+        return now if self._level > 0 else now + max(TICK, -self._level / self.rate)
 
     def spend(self, octets: float, now: float) -> None:
-        """Charge a burst that was sent, here and to the parent."""
+        """Charge a burst that was sent."""
         self._fill(now)
         self._level -= octets
-        if self.parent is not None:
-            self.parent.spend(octets, now)

@@ -48,7 +48,7 @@ def test_neverSooner() -> None:
 @given(st.floats(1, 1e10), st.lists(st.tuples(st.floats(0, 10), st.integers(0, 100_000)), max_size=30))
 def test_answers(rate: float, history: list[tuple[float, int]]) -> None:
     """The answer is now or at least a millisecond off, and who comes back then may send."""
-    pacer, now = Pacer(rate, parent=Pacer(rate / 2)), 0.0
+    pacer, now = Pacer(rate), 0.0
     for pause, octets in history:
         now += pause
         pacer.spend(octets, now)
@@ -83,21 +83,6 @@ def test_debt() -> None:
     assert pacer.next(0.0) == 0.0
     pacer.spend(501, 0.0)
     assert pacer.next(0.0) == pytest.approx(0.5)
-
-
-def test_parent() -> None:
-    """Children of one parent share its rate, and each keeps to its own."""
-    parent = Pacer(1e6)
-    one, two = Pacer(1e9, parent=parent), Pacer(1e5, parent=parent)
-    sent, now = {one: 0, two: 0}, 0.0
-    while now < 2.0:
-        for child in (two, one):
-            if child.next(now) <= now:
-                child.spend(1000, now)
-                sent[child] += 1000
-        now = max(now + TICK, min(one.next(now), two.next(now)))
-    assert sum(sent.values()) == pytest.approx(2e6 + parent.depth, rel=0.01)
-    assert sent[two] == pytest.approx(2e5 + two.depth, rel=0.05)
 
 
 def test_clockSetBack() -> None:
