@@ -67,6 +67,23 @@ def test_onePassServesAll() -> None:
         assert stage.blocks() == list(range(1, len(FILE) // 1428 + 2))
 
 
+def test_repeatsBeforeUnicast() -> None:
+    """Requests that were repeated before a server has answered without a group count like those of its own."""
+    half = MulticastDownload("f", RequestedOptions())
+    half.begin(0.0)
+    now = half.deadline(0.0)
+    assert now is not None
+    half.poll(now)
+    assert half.repeats == 1
+    block, _ = half.receive(b"\0\3\0\1" + bytes(512), now)
+    assert block is not None
+    assert (half.blocks, half.repeats) == (1, 1)
+    later = half.deadline(now)
+    assert later is not None
+    half.poll(later)
+    assert half.repeats == 2
+
+
 def test_whoHearsNoGroup() -> None:
     """A client that the group's data does not reach gets the file by unicast."""
     network = Network(seed=4, latency=0.0003)

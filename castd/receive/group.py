@@ -65,6 +65,7 @@ class GroupDownload(ABC):
         self._requested = requested
         self._unicast = TftpDownload(name, requested, "octet", policy)
         self._isUnicast = False
+        self._repeatedBefore = 0  # requests that were repeated before the server has answered by unicast
         self._opening = buildRequest(TftpRequest(False, name, "octet", (*requested.options(), (self.option, value))))
         self._timer = RetransmitTimer(policy)
         self._heardAt = 0.0
@@ -123,7 +124,7 @@ class GroupDownload(ABC):
                 return None, self._oackReceived(packet.options, value, now)
         if self.terms is not None:
             raise WireError("no part of a group's talk")
-        self._isUnicast = True
+        self._isUnicast, self._repeatedBefore = True, self.repeats
         return self._receiveUnicast(datagram, now)
 
     def receiveFromGroup(self, datagram: bytes, peer: Peer, now: float) -> tuple[OffsetBlock | None, list[bytes]]:
@@ -181,7 +182,8 @@ class GroupDownload(ABC):
         """Copy the public attributes of the unicast half, which has taken over."""
         half = self._unicast
         self.outcome, self.complete, self.size = half.outcome, half.complete, half.size
-        self.error, self.terms, self.blocks, self.repeats = half.error, half.terms, half.blocks, half.repeats
+        self.error, self.terms, self.blocks = half.error, half.terms, half.blocks
+        self.repeats = self._repeatedBefore + half.repeats
 
     def _oackReceived(self, options: Options, value: str, now: float) -> list[bytes]:
         """
