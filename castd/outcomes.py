@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from castd.errors import ContentChanged
+
 DONE: Final = "done"
 PROBE: Final = "probe"
 UNCONFIRMED: Final = "unconfirmed"
@@ -39,6 +41,13 @@ MEANING: Final[dict[str, str]] = {
     CHANGED: "the file changed, or could not be read, while it was being sent",
     STOPPED: "the server stopped",
     FAILED: "a fault in the server, see the traceback",
+}
+
+#: What a client is sent whose transfer the server ends by itself; in all other cases the client knows.
+FAREWELLS: Final[dict[str, str]] = {
+    CHANGED: ContentChanged.text,
+    STOPPED: "Server is stopping",
+    FAILED: "Internal error",
 }
 
 STRAY: Final = "stray"

@@ -321,7 +321,7 @@ class ClientTransfer(HalfProtocol):
 
     def refuse(self, error: Refused) -> None:
         """End the transfer: the server's answer is not what was agreed on, or the file has changed."""
-        self._abort(str(error), error.code)
+        self._abort(str(error), error.code, told=error.text)
 
     def fail(self, failure: Failure) -> None:
         """End the transfer if the client's disk fails; any other failure is a bug, and is raised."""
@@ -350,14 +350,17 @@ class ClientTransfer(HalfProtocol):
         )
         self.done.callback(report)
 
-    def _abort(self, text: str, code: int = 0, outcome: str = outcomes.FAILED, local: bool = False) -> None:
+    def _abort(
+        self, text: str, code: int = 0, outcome: str = outcomes.FAILED, local: bool = False, told: str = ""
+    ) -> None:
         """
         End the transfer, and send the server an ERROR.
 
         @param local: see L{TransferError}.
+        @param told: the text that the server is sent; C{""}: the same text.
         """
         if not self.over:
-            self.replyError(code, text)
+            self.replyError(code, told or text)
             self._end(TransferError(outcome, text, local=local))
 
     def _end(self, error: TransferError) -> None:

@@ -264,15 +264,7 @@ class AckReader:
         return [ACKS[tftp.wire(number, self.rollover)] for number in range(start, stop, self.windowsize)]
 
 
-#: What a receiver is told whose transfer the server ends by itself; in all other cases the receiver knows.
-_FAREWELLS = {
-    outcomes.CHANGED: "File changed while it was being sent",
-    outcomes.STOPPED: "Server is stopping",
-    outcomes.FAILED: "Internal error",
-}
-
-
 def farewell(request: Request, outcome: str) -> Sequence[tuple[bytes, Peer]]:
     """Build the ERROR 0 that ends a transfer, if the server ends it by itself."""
-    text = _FAREWELLS.get(outcome)
+    text = outcomes.FAREWELLS.get(outcome)
     return () if text is None else ((tftp.buildError(0, text), request.peer),)

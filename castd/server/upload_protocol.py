@@ -472,7 +472,7 @@ class UploadProtocol(HalfProtocol):
         @return: L{None}: it is over now.
         """
         if not self.over and self._committedAt is None:
-            self.replyError(0, outcomes.MEANING[outcome])
+            self.replyError(0, outcomes.FAREWELLS.get(outcome, Refused.text))
         self.finish(outcome)
         return None
 
