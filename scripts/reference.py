@@ -44,7 +44,7 @@ EXAMPLES = {
     ("transports", "subnets"): "[10.1.2.0/24]",
     ("transports", "files"): "{vmlinuz: 239.255.1.1:3001}",
     ("transports", "rules"): "[{boot: boot.ipxe}]",
-    ("uploads", "path"): "/srv/uploads",
+    ("uploads", "path"): "/var/lib/castd/uploads",
 }
 
 #: Lines between the title of a section and its table.

@@ -67,7 +67,7 @@ def test_defaults() -> None:
     assert [directory] == [each.options for each in plain.content]
     assert template == TemplateOptions(file=Path("/srv/templates/boot.ipxe"), names=("boot.ipxe",))
     assert (full.limits, full.logging, full.metrics) == (plain.limits, plain.logging, plain.metrics)
-    assert [each.options for each in full.uploads] == [UploadDirectoryOptions(path=Path("/srv/uploads"))]
+    assert [each.options for each in full.uploads] == [UploadDirectoryOptions(path=Path("/var/lib/castd/uploads"))]
 
 
 def test_everyKey() -> None:

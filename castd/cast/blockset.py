@@ -81,16 +81,16 @@ class RunLog:
         self._sentIn = array("I", [0]) * count
         self.runs = 0
 
-    def allReturned(self, run: range, after: int = 0) -> bool:
+    def allSent(self, run: range, after: int = 0) -> bool:
         """Return whether each number of this run was in one of the runs after the first C{after} ones."""
         numbers = self._sentIn[run.start : run.stop]
         return len(numbers) == len(run) and min(numbers, default=after + 1) > after
 
-    def anyReturned(self, run: range, after: int = 0) -> bool:
+    def anySent(self, run: range, after: int = 0) -> bool:
         """Return whether any number of this run was in one of the runs after the first C{after} ones."""
         return max(self._sentIn[run.start : run.stop], default=0) > after
 
-    def noteReturned(self, run: range) -> None:
+    def noteSent(self, run: range) -> None:
         """Count a run that is sent."""
         self.runs += 1
         if len(run) == 1:
@@ -186,7 +186,7 @@ class BlockBitmap(RunLog):
         run = range(start, change if change >= 0 else stop)
         self._wanted[run.start : run.stop] = bytes(len(run))
         self._sent[run.start : run.stop] = b"\1" * len(run)
-        self.noteReturned(run)
+        self.noteSent(run)
         self._remaining -= len(run)
         self.cursor = run.stop
         return run, bool(before)

@@ -420,7 +420,7 @@ class Sweep:
         gained = difference(known, ranges)
         if ranges and (total(ranges) <= SHORT_LIST or len(ranges) > LONG_LIST):
             gained = intersection(gained, (range(ranges[-1].stop),))
-        allSent = all(self._lacking.allReturned(run, receiver.knownRun) for run in gained)
+        allSent = all(self._lacking.allSent(run, receiver.knownRun) for run in gained)
         return gained if allSent else None
 
     def _questionAnswered(self, receiver: PolledMember, ranges: Ranges, question: Question, now: float) -> bool:
@@ -455,7 +455,7 @@ class Sweep:
         if difference(receiver.wanted, ranges):
             receiver.vainLists = 0
             receiver.progressed = True
-        elif any(self._lacking.anyReturned(run, receiver.listedRun) for run in receiver.wanted):
+        elif any(self._lacking.anySent(run, receiver.listedRun) for run in receiver.wanted):
             receiver.vainLists += 1
         receiver.wanted, receiver.listedRun = ranges, self._lacking.runs
 
@@ -474,7 +474,7 @@ class Sweep:
         deaf = self.policy.deafAfterRepeats
         if deaf is None or crossing or any(map(self._lacking.intersects, receiver.wanted)):
             return False  # some blocks are not sent yet, or may not have arrived yet: this proves nothing
-        if not any(self._lacking.anyReturned(run, receiver.listedRun) for run in receiver.wanted):
+        if not any(self._lacking.anySent(run, receiver.listedRun) for run in receiver.wanted):
             return False  # nothing was sent since it said so before
         receiver.unchangedRequests += 1
         times = receiver.unchangedRequests - deaf
@@ -528,7 +528,7 @@ class Sweep:
         if deaf is not None and receiver.vainLists >= deaf and not receiver.progressed:
             return outcomes.UNHEARD
         if outcome == outcomes.DONE:
-            sent = all(self._lacking.allReturned(run, receiver.listensFrom) for run in receiver.wanted)
+            sent = all(self._lacking.allSent(run, receiver.listensFrom) for run in receiver.wanted)
             return outcome if sent else outcomes.EARLY
         done = receiver.heard and receiver.progressed and receiver.vainLists == 0
         return outcomes.UNCONFIRMED if done and self._sentSince(receiver) else outcome
@@ -540,8 +540,8 @@ class Sweep:
             return not wanted
         rest = (range(wanted[-1].stop, self.count),) if total(wanted) <= SHORT_LIST else ()
         after = receiver.listedRun
-        return all(self._lacking.allReturned(run, after) for run in wanted) and all(
-            self._lacking.allReturned(run, receiver.listensFrom) for run in rest
+        return all(self._lacking.allSent(run, after) for run in wanted) and all(
+            self._lacking.allSent(run, receiver.listensFrom) for run in rest
         )
 
     # Actions.
@@ -665,7 +665,7 @@ class Sweep:
         due = self._keepAliveAt(now)
         if due is None or now < due or self._lastBlock is None:
             return None
-        self._lacking.noteReturned(self._lastBlock)
+        self._lacking.noteSent(self._lastBlock)
         self._noteSent(self._lastBlock, now)
         return SendBlocks(self._lastBlock, next(iter(self._queue.asked)), again=True)
 

@@ -735,7 +735,7 @@ class GenericTurn(ABC, Generic[M]):
         self._skipped += max(0, numbers[0] - self.highestSent - 1)
         self.highestSent = max(self.highestSent, numbers[-1])
         if self.sentRuns is not None:
-            self.sentRuns.noteReturned(numbers)
+            self.sentRuns.noteSent(numbers)
         return SendBlocks(numbers, self.master.peer, self._repeating)
 
     def _elapsed(self, now: float) -> bool:
@@ -799,7 +799,7 @@ class GenericTurn(ABC, Generic[M]):
         self._blocksSentAt = now
         numbers = self.serving[-1][-1:] if self.serving else range(self.highestSent, self.highestSent + 1)
         if self.sentRuns is not None:
-            self.sentRuns.noteReturned(numbers)
+            self.sentRuns.noteSent(numbers)
         return SendBlocks(numbers, self.master.peer, again=True)
 
     def deadline(self, now: float) -> float | None:

@@ -185,7 +185,7 @@ def test_drawn(sent: list[range], lacks: Ranges, since: int, width: int) -> None
     """A cell is what its blocks are, looked at one by one; a cell of one block is never "partly"."""
     log, last = RunLog(60), [0] * 60
     for ordinal, run in enumerate(sent, 1):
-        log.noteReturned(run)
+        log.noteSent(run)
         for block in run:
             last[block] = ordinal
     group = GroupMap(log, 60, width)
