@@ -119,6 +119,7 @@ MODULES = {
     "observe/writer": ENDED,
     "outcomes": CALLER,
     "pacing": CALLER,
+    "packets/mtftp": CALLER,
     "packets/multicast": CALLER,
     "packets/options": AGREED,
     "packets/tftp": CALLER,

@@ -15,8 +15,9 @@ from castd.client.schemes import mtftpGroup
 from castd.client.urls import UrlError, parseUrl
 from castd.errors import ContentChanged, WireError
 from castd.outcomes import ABORTED, DONE, SILENT, UNHEARD
+from castd.packets.mtftp import IPXE_GROUP as GROUP
 from castd.packets.tftp import buildAck, buildData, buildError
-from castd.receive.mtftp import GROUP, MtftpDownload
+from castd.receive.mtftp import MtftpDownload
 from castd.testing import Network, ReceivedFile, pattern
 from tests.support.clients.mtftp import LINUX, SERVER, Atftp, Ipxe, R, ack, block, opened
 from tests.support.stage import MtftpStage

@@ -16,8 +16,9 @@ from castd.client.urls import UrlError, parseUrl
 from castd.errors import ContentChanged, WireError
 from castd.outcomes import DONE, SILENT, UNHEARD
 from castd.packets import slam
+from castd.packets.slam import IPXE_GROUP as GROUP
 from castd.receive.passive import DALLY
-from castd.receive.slam import GROUP, SlamDownload
+from castd.receive.slam import SlamDownload
 from castd.testing import ReceivedFile, pattern
 from tests.support.clients.slam_client import Etherboot, Ipxe
 from tests.support.stage import SlamStage

@@ -8,13 +8,14 @@ import click
 
 from castd.options import groupEndpoint
 from castd.packets.dhcp import option43
+from castd.packets.mtftp import PORT
 
 _SECONDS = click.IntRange(1, 255)
 
 
 @click.command()
 @click.argument("group", metavar="GROUP:PORT")
-@click.option("--port", type=click.IntRange(1, 65535), default=1759, show_default=True, help="Where requests go.")
+@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True, help="Where requests go.")
 @click.option("--listen", type=_SECONDS, default=2, show_default=True, help="Seconds it listens before it asks.")
 @click.option("--silence", type=_SECONDS, default=2, show_default=True, help="Seconds of silence until it asks again.")
 def dhcp43(group: str, port: int, listen: int, silence: int) -> None:

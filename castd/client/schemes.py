@@ -10,17 +10,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from twisted.internet.abstract import isIPAddress
-
 from castd.cast.policy import RetransmitPolicy
 from castd.client.urls import Url, UrlError
 from castd.interfaces import IClientTransferHalf
 from castd.options import groupEndpoint
-from castd.receive import mtftp, slam
+from castd.packets.mtftp import IPXE_GROUP as MTFTP_GROUP
+from castd.packets.mtftp import PORT as MTFTP_PORT
+from castd.packets.slam import IPXE_GROUP as SLAM_GROUP
+from castd.packets.slam import PORT as SLAM_PORT
 from castd.receive.blocks import Read
 from castd.receive.group import MulticastDownload
+from castd.receive.mtftp import MtftpDownload
 from castd.receive.netascii import NetasciiDownload
 from castd.receive.options import RequestedOptions
+from castd.receive.slam import SlamDownload
 from castd.receive.tftp import TftpDownload, TftpUpload
 
 #: Makes the client's half of a read: C{download(url, requested, policy)}.
@@ -67,11 +70,11 @@ def _multicastDownload(url: Url, requested: RequestedOptions, policy: Retransmit
 
 
 def _slamDownload(url: Url, requested: RequestedOptions, policy: RetransmitPolicy) -> IClientTransferHalf:
-    return slam.SlamDownload(policy, slamGroup(url))
+    return SlamDownload(policy, slamGroup(url))
 
 
 def _mtftpDownload(url: Url, requested: RequestedOptions, policy: RetransmitPolicy) -> IClientTransferHalf:
-    return mtftp.MtftpDownload(url.name, policy, mtftpGroup(url))
+    return MtftpDownload(url.name, policy, mtftpGroup(url))
 
 
 def mtftpGroup(url: Url) -> tuple[str, int]:
@@ -81,7 +84,7 @@ def mtftpGroup(url: Url) -> tuple[str, int]:
     @raise UrlError: the text at the end is no group and port.
     """
     if url.group is None:
-        return mtftp.GROUP
+        return MTFTP_GROUP
     try:
         return groupEndpoint(url.group)
     except ValueError as error:
@@ -95,17 +98,18 @@ def slamGroup(url: Url) -> tuple[str, int]:
     @raise UrlError: the text behind the slash is none of these.
     """
     address, _, number = url.path.partition(":")
-    port = int(number) if number.isascii() and number.isdigit() and len(number) < 6 else 0 if number else slam.GROUP[1]
-    if (address and not (isIPAddress(address) and 224 <= int(address.partition(".")[0]) < 240)) or not 0 < port < 65536:
-        raise UrlError(f"{url.path} is not a group and a port, such as 239.255.1.1:10000")
-    return address or slam.GROUP[0], port
+    usual, usualPort = SLAM_GROUP
+    try:
+        return groupEndpoint(f"{address or usual}:{number or usualPort}")
+    except ValueError as error:
+        raise UrlError(str(error)) from None
 
 
 _SCHEMES: dict[str, Scheme] = {
     "tftp": Scheme(69, _tftpDownload, _tftpUpload, plain=_tftpDownload),
     "tftm": Scheme(69, _multicastDownload, plain=_tftpDownload),
-    "slam": Scheme(10000, _slamDownload, named=False),
-    "mtftp": Scheme(1759, _mtftpDownload),
+    "slam": Scheme(SLAM_PORT, _slamDownload, named=False),
+    "mtftp": Scheme(MTFTP_PORT, _mtftpDownload),
 }
 
 

@@ -26,11 +26,10 @@ from castd.dialects import _tftp
 from castd.errors import Declined
 from castd.pacing import RateLimit
 from castd.packets import tftp
+from castd.packets.multicast import MOST_BLOCKS
 from castd.packets.options import AgreedOptions, OptionLimits, negotiate
 from castd.request import Local, Peer, Request
 
-#: Receivers place blocks by their 16-bit number alone, so a file in a group has no more.
-MOST_BLOCKS = 65535
 #: Options that a group never grants.  The fixed interval of one client would delay the whole group at every lost block;
 #: blocks are sent one at a time, so there is no window; and numbers do not wrap.
 REFUSED = frozenset({"timeout", "utimeout", "windowsize", "rollover", "blksize2"})

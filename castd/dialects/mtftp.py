@@ -44,22 +44,16 @@ from castd.options import (
     onlyIPv4,
 )
 from castd.packets import tftp
+from castd.packets.mtftp import BLKSIZE, IPXE_GROUP, MOST_BLOCKS, PORT
 from castd.request import Local, Peer, Request, hostPort
 
-#: The port that requests come to by default, also where a URL does not say it.
-PORT = 1759
-#: Octets of a block: the protocol cannot negotiate another size.
-BLKSIZE = 512
-#: The most blocks of a file: block numbers have 16 bits and begin with 1, and only some clients count beyond the last.
-MOST_BLOCKS = 0xFFFF
 #: Octets of the longest file.
 LONGEST = MOST_BLOCKS * BLKSIZE - 1
 #: How long a group is silent before a newer version of its file is sent.  By then all clients that have a part of the
 #: old version have given up (castd's own after 31 s, and no client is known that takes longer); nothing in a block
 #: would tell them that it is of another version.  Seconds.
 REUSE_DELAY = 35.0
-#: The only group and port that iPXE listens to, whatever DHCP says.
-IPXE = HostPort("239.255.1.1", 3001)
+IPXE = HostPort(*IPXE_GROUP)
 
 Files: TypeAlias = tuple[tuple[str, HostPort], ...]
 

@@ -22,7 +22,7 @@ from castd.interfaces import IContent, IExplainedDialect, IGroupWire, INegotiati
 from castd.options import Duration, Frequency, ListenOptions, Network, Port
 from castd.pacing import Pacer
 from castd.packets import tftp
-from castd.packets.multicast import BDATA, bdataHeader
+from castd.packets.multicast import BDATA, SBROADCAST_PORT, bdataHeader
 from castd.packets.options import DEFAULT_BLKSIZE, AgreedOptions, number
 from castd.request import Local, Peer, Request
 
@@ -64,7 +64,7 @@ class Options(ListenOptions):
     subnets: tuple[Annotated[Network, AfterValidator(_subnet)], ...] = Field(
         min_length=1, description="clients' subnets that may be broadcast to, each with its true mask; no others are"
     )
-    dataPort: Port = Field(247, description="UDP port that data goes to (IANA subntbcst_tftp)")
+    dataPort: Port = Field(SBROADCAST_PORT, description="UDP port that data goes to (IANA subntbcst_tftp)")
     blksize: int | None = Field(
         None, ge=8, le=65464, description="largest block; null: what the MTU carries in one piece, less 36 octets"
     )

@@ -53,14 +53,13 @@ POLICY = RetransmitPolicy(
     deafAfterRepeats=3,
 )
 
-#: The only group and port that iPXE listens to.
-IPXE = HostPort("239.255.1.1", 10000)
+IPXE = HostPort(*slam.IPXE_GROUP)
 
 
 class Options(ListenOptions):
     """The options of a transport of kind slam."""
 
-    port: Port = Field(10000, description="UDP port that lists come to; it stands for the file")
+    port: Port = Field(slam.PORT, description="UDP port that lists come to; it stands for the file")
     file: str = Field(min_length=1, description="the one file that this port serves")
     group: GroupEndpoint = Field(
         IPXE,

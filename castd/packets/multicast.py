@@ -16,6 +16,10 @@ from castd.errors import WireError
 
 #: The opcode of BDATA.  No public text has the number; 7 is the first that was unused (docs/transports/sbroadcast.md).
 BDATA = 7
+#: The port that C{sbroadcast} data comes to unless the server names another (IANA subntbcst_tftp).
+SBROADCAST_PORT = 247
+#: The most blocks of a file in a group: receivers place them by their number of 16 bits alone, so it does not wrap.
+MOST_BLOCKS = 65535
 
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _SBID = re.compile(r"[0-9]{1,10}", re.ASCII)

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 
 from castd.errors import WireError
 
+#: The port that lists come to, where nothing says another.
+PORT = 10000
+#: The only group and port that iPXE listens to.
+IPXE_GROUP = ("239.255.1.1", 10000)
 #: The largest packed integer: seven octets, three bits of which are the length.
 LARGEST = (1 << 53) - 1
 #: The largest packed integer that clients built for 32 bits can read.  They do not read the transaction, which may be

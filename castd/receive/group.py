@@ -16,7 +16,7 @@ from castd.cast.policy import RetransmitPolicy
 from castd.errors import Unsupported, WireError
 from castd.interfaces import IGroupTransferHalf
 from castd.outcomes import ABORTED, DONE, SILENT
-from castd.packets.multicast import BDATA, parseBdata, parseMulticast, parseSubnet
+from castd.packets.multicast import BDATA, MOST_BLOCKS, SBROADCAST_PORT, parseBdata, parseMulticast, parseSubnet
 from castd.packets.options import AgreedOptions
 from castd.packets.tftp import DATA as _DATA
 from castd.packets.tftp import Data, Error, Oack, Options, TftpRequest, buildAck, buildRequest, opcode, parse
@@ -30,9 +30,6 @@ from castd.request import Peer
 LISTENER_SILENCE, LISTENER_TRIES = 15.0, 3
 #: A member dallies for so long after its last ACK, since the server may still make it the master.  Seconds.
 DALLY = 2.0
-#: The port that C{sbroadcast} data comes to unless the server names another (IANA subntbcst_tftp).
-SBROADCAST_PORT = 247
-_MOST = 65535
 
 
 class GroupDownload(ABC):
@@ -70,7 +67,7 @@ class GroupDownload(ABC):
         self._timer = RetransmitTimer(policy)
         self._heardAt = 0.0
         self._tries = 0
-        self._have = bytearray(_MOST + 2)
+        self._have = bytearray(MOST_BLOCKS + 2)
         self._firstMissing = 1
         self._count: int | None = None
         self._dallyUntil: float | None = None
@@ -213,7 +210,7 @@ class GroupDownload(ABC):
         number, last = block.number, len(block.payload) < terms.blksize
         if (
             number < 1
-            or number > (self._count or _MOST)
+            or number > (self._count or MOST_BLOCKS)
             or (self._count is not None and last != (number == self._count))
         ):
             raise WireError(f"DATA {number} is no block of this file")

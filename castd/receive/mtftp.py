@@ -14,15 +14,13 @@ from castd.cast.policy import RetransmitPolicy
 from castd.errors import ContentChanged, WireError
 from castd.interfaces import IGroupTransferHalf
 from castd.outcomes import ABORTED
+from castd.packets.mtftp import BLKSIZE, IPXE_GROUP
 from castd.packets.options import AgreedOptions
 from castd.packets.tftp import Data, Error, TftpRequest, buildAck, buildRequest, parse
 from castd.receive.base import OffsetBlock
 from castd.receive.passive import REMINDER, PassiveReceiver
 from castd.request import Peer
 
-#: The default group of files: the only one that iPXE listens to.
-GROUP = ("239.255.1.1", 3001)
-BLKSIZE = 512
 #: So often a master repeats its ACK; then it sends its request anew, since the server may have given it up.
 ACK_REPEATS = 2
 #: A block that comes again within this time after the ACK has crossed it.  Seconds.
@@ -33,7 +31,7 @@ CROSSING = 0.05
 class MtftpDownload(PassiveReceiver):
     """The client's half of an MTFTP read: takes each missing block from any pass over the file."""
 
-    def __init__(self, name: str, policy: RetransmitPolicy, group: tuple[str, int] = GROUP) -> None:
+    def __init__(self, name: str, policy: RetransmitPolicy, group: tuple[str, int] = IPXE_GROUP) -> None:
         super().__init__(policy, group)
         self.terms = AgreedOptions(blksize=BLKSIZE)
         self._opening = buildRequest(TftpRequest(write=False, name=name, mode="octet"))

@@ -19,8 +19,6 @@ from castd.receive.base import OffsetBlock
 from castd.receive.passive import PassiveReceiver
 from castd.request import Peer
 
-#: The default group of blocks: the only one that every client knows.
-GROUP = ("239.255.1.1", 10000)
 #: The most blocks in a file, some 24 GB: a header may announce 2^53 octets, and each block costs an octet here.
 MOST_BLOCKS = 1 << 24
 #: Seconds from the first list to its repetition, while the server has not asked; each further interval is twice as
@@ -35,7 +33,7 @@ SILENCE = 0.4
 class SlamDownload(PassiveReceiver):
     """The client's half of a SLAM read: receives the only file of a port."""
 
-    def __init__(self, policy: RetransmitPolicy, group: tuple[str, int] = GROUP) -> None:
+    def __init__(self, policy: RetransmitPolicy, group: tuple[str, int] = slam.IPXE_GROUP) -> None:
         super().__init__(policy, group)
         self._header: slam.Header | None = None
         self._headerOctets = b""
