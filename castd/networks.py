@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable
 from contextlib import suppress
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from operator import itemgetter
 from socket import AF_INET, inet_pton
 from typing import Generic, TypeVar
 
@@ -50,6 +51,12 @@ class Networks:
         return any(kind == version and number & mask == net for kind, net, mask in self._networks)
 
 
+@lru_cache(64)
+def networksOf(link: tuple[IPv4Network, ...]) -> Networks:
+    """Return the networks on the link of an interface, as requests name them, as a set."""
+    return Networks(link)
+
+
 class NetworkMap(Generic[T]):
     """
     Maps IP networks to values, and finds those of all networks that a client is in: one look for each length of a
@@ -72,6 +79,26 @@ class NetworkMap(Generic[T]):
             if kind == version and (number & mask) in table:
                 found.append(table[number & mask])
         return found
+
+
+class ClientRules(Generic[T]):
+    """
+    Finds the rules that are for a client, each of which is for some networks, however many rules there are.
+    """
+
+    def __init__(self, rules: Iterable[tuple[Iterable[AnyNetwork], T]]) -> None:
+        """@param rules: the networks of each rule, and the rule, in the order of the service file."""
+        self._map: NetworkMap[dict[int, T]] = NetworkMap()
+        for number, (networks, rule) in enumerate(rules):
+            for network in networks:
+                self._map.setdefault(network, {})[number] = rule
+
+    def of(self, host: str) -> list[tuple[int, T]]:
+        """Return the rules for this numeric address, each with its number in the service file, in that order."""
+        found: dict[int, T] = {}
+        for rules in self._map.containing(host):
+            found.update(rules)
+        return sorted(found.items(), key=itemgetter(0))
 
 
 def isWithin(network: AnyNetwork, others: Iterable[AnyNetwork]) -> bool:

@@ -16,7 +16,7 @@ from pydantic import Field
 from castd import outcomes
 from castd.cast.events import Leave, NewRequest, PeerState, RequestBlocks
 from castd.errors import Refused, UnknownPeer, Unsupported, WireError
-from castd.networks import Networks, isWithin
+from castd.networks import ClientRules, isWithin
 from castd.options import AnyNetwork, Clients, Settings
 from castd.packets import tftp
 from castd.request import Local, Peer, Request
@@ -82,35 +82,37 @@ class BlockCap(Protocol):
 AnyCap = TypeVar("AnyCap", bound=BlockCap)
 
 
-def cappedBlksize(host: str, largest: int, caps: Iterable[BlockCap]) -> int:
+def capsByClient(caps: Iterable[AnyCap]) -> ClientRules[AnyCap]:
+    """Return the caps so that those of a client are found."""
+    return ClientRules((cap.clients, cap) for cap in caps)
+
+
+def cappedBlksize(largest: int, caps: Iterable[tuple[int, BlockCap]]) -> int:
     """
     Find the largest block size to grant to a client: the least of its caps and of what is granted to all.
 
     @param largest: octets granted to all.
+    @param caps: those of the client, each with its number.
     """
-    return min([largest, *(cap.blksize for _, cap in capsFor(host, caps) if cap.blksize is not None)])
-
-
-def capsFor(host: str, caps: Iterable[AnyCap]) -> Iterator[tuple[int, AnyCap]]:
-    """Return the caps that are for this client, each with its number in the service file."""
-    return ((number, cap) for number, cap in enumerate(caps) if host in Networks(cap.clients))
+    return min([largest, *(cap.blksize for _, cap in caps if cap.blksize is not None)])
 
 
 def blksizeBounds(
-    host: str, local: Local, blksize: int | None, caps: Iterable[BlockCap], header: int = 4
+    local: Local, blksize: int | None, caps: Iterable[tuple[int, BlockCap]], header: int = 4
 ) -> Iterator[str]:
     """
-    Return what bounds the block size of this client, as L{IExplainedDialect.bounds
+    Return what bounds the block size of a client, as L{IExplainedDialect.bounds
     <castd.interfaces.IExplainedDialect.bounds>}.
 
     @param blksize: the option of that name; L{None}: what the interface carries in one piece.
+    @param caps: those of the client, each with its number in the service file.
     @param header: as for L{unfragmented}.
     """
     if blksize is None:
         yield f"interface: its MTU of {local.mtu} carries blocks of {unfragmented(local, header)} octets in one piece"
     else:
         yield f"blksize: at most {blksize} octets"
-    for number, cap in capsFor(host, caps):
+    for number, cap in caps:
         if cap.blksize is not None:
             yield f"caps[{number}]: blocks of at most {cap.blksize} octets for this client"
 

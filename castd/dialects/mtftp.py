@@ -31,7 +31,7 @@ from castd.errors import Declined, Forbidden, NotFound, Refused, Unsupported
 from castd.files import names
 from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IDialect, IEqualHeadersWire, ITransferHalf, IWire
-from castd.networks import Networks
+from castd.networks import Networks, networksOf
 from castd.options import (
     BootPath,
     Clients,
@@ -273,6 +273,7 @@ class Dialect:
     def __init__(self, options: Options) -> None:
         self.options = options
         self._groups = dict(options.files)
+        self._clients = None if options.clients is None else Networks(options.clients)
 
     def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
         """
@@ -292,9 +293,9 @@ class Dialect:
             raise Unsupported(why="only reading in mode octet is served here")
         if names.text(names.parts(request.name)) not in self._groups:
             raise NotFound(why=f"{names.printable(request.name)} is none of the files of this port")
-        allowed = local.networks if self.options.clients is None else self.options.clients
         # Where the networks of the interface are not known, the access rules decide.
-        if allowed and peer[0] not in Networks(allowed):
+        allowed = self._clients or (networksOf(local.networks) if local.networks else None)
+        if allowed is not None and peer[0] not in allowed:
             raise Forbidden(why=f"{peer[0]} is in none of the networks that are answered")
         return Request(peer, local, request.name)
 

@@ -23,7 +23,7 @@ from castd.interfaces import (
     INegotiatingWire,
     IWire,
 )
-from castd.networks import Networks
+from castd.networks import Networks, networksOf
 from castd.options import BootPath, Clients, Duration, GroupNetwork, ListenOptions, Port
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions
@@ -115,6 +115,9 @@ class Dialect:
 
     def __init__(self, options: Options) -> None:
         self.options = options
+        self._capped = _tftp.capsByClient(options.caps)
+        # None: whoever is on the link of the interface that was asked.
+        self._clients = None if options.clients is None else Networks(options.clients)
 
     def request(self, datagram: bytes, peer: Peer, local: Local) -> Request | None:
         return _group.readRequest(datagram, peer, local, OPTION)
@@ -132,11 +135,11 @@ class Dialect:
 
     def _agree(self, request: Request, content: IContent) -> AgreedOptions:
         _group.checkProfiles(request, OPTION)
-        allowed = request.local.networks if self.options.clients is None else self.options.clients
-        if request.peer[0] not in Networks(allowed):
+        allowed = networksOf(request.local.networks) if self._clients is None else self._clients
+        if request.peer[0] not in allowed:
             raise Declined("outside")
         largest = min(self.options.blksize, _tftp.unfragmented(request.local))
-        cap = _tftp.cappedBlksize(request.peer[0], largest, self.options.caps)
+        cap = _tftp.cappedBlksize(largest, self._capped.of(request.peer[0]))
         return _group.agreeOptions(request, content.size, cap)
 
     def open(self, request: Request, content: IContent, context: OpenContext) -> Wire:
@@ -152,9 +155,9 @@ class Dialect:
 
     def bounds(self, request: Request) -> Iterator[str]:
         """As L{IExplainedDialect.bounds}."""
-        host, local, options = request.peer[0], request.local, self.options
-        yield from _tftp.blksizeBounds(host, local, None, ())
-        yield from _tftp.blksizeBounds(host, local, options.blksize, options.caps)
+        local, caps = request.local, self._capped.of(request.peer[0])
+        yield from _tftp.blksizeBounds(local, None, ())
+        yield from _tftp.blksizeBounds(local, self.options.blksize, caps)
 
     def uploadReceiver(self, request: Request) -> None:
         return None

@@ -233,6 +233,7 @@ class Dialect:
     def __init__(self, options: Options) -> None:
         self.options = options
         self._identifiers = IdentifierPool()
+        self._capped = _tftp.capsByClient(options.caps)
         self._pacers: Mapping[IPv4Network | IPv6Network, Pacer] = {
             subnet: Pacer(options.packets, BURST) for subnet in options.subnets
         }
@@ -283,7 +284,7 @@ class Dialect:
         largest = self.options.blksize or _tftp.unfragmented(request.local, HEADER)
         if request.quirks is not None and request.quirks.blksize is not None:
             largest = min(largest, request.quirks.blksize)
-        return _tftp.cappedBlksize(request.peer[0], largest, self.options.caps)
+        return _tftp.cappedBlksize(largest, self._capped.of(request.peer[0]))
 
     def open(self, request: Request, content: IContent, context: OpenContext) -> Wire:
         subnet, terms = self._agree(request, content)
@@ -294,8 +295,8 @@ class Dialect:
 
     def bounds(self, request: Request) -> Iterator[str]:
         """As L{IExplainedDialect.bounds}."""
-        host, options = request.peer[0], self.options
-        return _tftp.blksizeBounds(host, request.local, options.blksize, options.caps, HEADER)
+        caps = self._capped.of(request.peer[0])
+        return _tftp.blksizeBounds(request.local, self.options.blksize, caps, HEADER)
 
     def uploadReceiver(self, request: Request) -> None:
         return None

@@ -32,7 +32,7 @@ from castd.interfaces import (
     ITransferHalf,
     IWire,
 )
-from castd.networks import Networks
+from castd.networks import ClientRules
 from castd.options import BootPath, Clients, Duration, ListenOptions, Port, PortRange, Settings
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions, OptionLimits, agree, known, negotiate
@@ -211,6 +211,8 @@ class Dialect:
         self.ownPort = not options.singlePort
         repeat = AdaptiveTimeout(first=options.timeout, ceiling=max(8.0, options.timeout))
         self._policy = RetransmitPolicy(repeat=repeat, progressTimeout=options.silence)
+        self._without = ClientRules((rule.clients, rule) for rule in options.without)
+        self._capped = _tftp.capsByClient(options.caps)
         # No methods: by the circle of references the caches would outlive a reload.
         self._limits = lru_cache(MOST_LIMITS)(OptionLimits)
         self._wire = lru_cache(MOST_WIRES)(partial(_makeWire, self._policy, options.singlePort))
@@ -248,14 +250,13 @@ class Dialect:
     def _capsOf(self, host: str, blksize: int) -> OptionLimits:
         """@param blksize: octets granted to all."""
         refused: set[str] = set()
-        for rule in self.options.without:
-            if host in Networks(rule.clients):
-                refused.update(name.lower() for name in rule.options)
-        window, caps = self.options.windowsize, self.options.caps
-        for _, cap in _tftp.capsFor(host, caps):
+        for _, rule in self._without.of(host):
+            refused.update(name.lower() for name in rule.options)
+        window, caps = self.options.windowsize, self._capped.of(host)
+        for _, cap in caps:
             if cap.windowsize is not None:
                 window = min(window, cap.windowsize)
-        return OptionLimits(_tftp.cappedBlksize(host, blksize, caps), window, frozenset(refused))
+        return OptionLimits(_tftp.cappedBlksize(blksize, caps), window, frozenset(refused))
 
     def opening(self, name: str) -> None:
         """Return L{None}: a request of TFTP's asks for each file."""
@@ -263,11 +264,11 @@ class Dialect:
     def bounds(self, request: Request) -> Iterator[str]:
         """As L{IExplainedDialect.bounds}."""
         host, options = request.peer[0], self.options
-        for number, rule in enumerate(options.without):
-            if host in Networks(rule.clients):
-                yield f"without[{number}]: {', '.join(rule.options)} not granted to this client"
-        yield from _tftp.blksizeBounds(host, request.local, options.blksize, options.caps)
+        caps = self._capped.of(host)
+        for number, rule in self._without.of(host):
+            yield f"without[{number}]: {', '.join(rule.options)} not granted to this client"
+        yield from _tftp.blksizeBounds(request.local, options.blksize, caps)
         yield f"windowsize: at most {options.windowsize} blocks"
-        for number, cap in _tftp.capsFor(host, options.caps):
+        for number, cap in caps:
             if cap.windowsize is not None:
                 yield f"caps[{number}]: windows of at most {cap.windowsize} blocks for this client"

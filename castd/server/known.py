@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from enum import IntEnum
-from functools import lru_cache
 from ipaddress import IPv4Network
 
-from castd.networks import Networks, networkOf
+from castd.networks import networkOf, networksOf
 from castd.pacing import REMEMBERED, AddressLimit, bucketOf
 
 
@@ -54,13 +53,8 @@ class KnownAddresses:
         """
         if host in self._served:
             return Rank.SERVED
-        near = host.startswith("fe80:") or host in _asNetworks(networks)
+        near = host.startswith("fe80:") or host in networksOf(networks)
         return Rank.NEAR if near else Rank.STRANGE
-
-
-@lru_cache(64)
-def _asNetworks(networks: tuple[IPv4Network, ...]) -> Networks:
-    return Networks(networks)
 
 
 class DividedLimit:
