@@ -152,7 +152,7 @@ def test_stopAfterTheirDirectoryHasGone(folder: Path, network: Network) -> None:
     case = Case(folder, network, START + "uploads: [{directory: {path: other, keep-free: 0}}]\n" + allowed)
     RecordingClient(network.host(CLIENT)).send(b"\0\2new\0octet\0", (SERVER, 69))
     network.advance(0.01)
-    case.server.site.drops["octet"].directories[0].uploads.thread = disk
+    case.server.site.sinks["octet"].directories[0].uploads.thread = disk
     assert case.reload(START + allowed) == ()
     gc.collect()
     case.server.stopService().addBoth(stopped.append)

@@ -286,9 +286,9 @@ class Reloaded(Case):
             "sources": [getattr(each, "options", None) for each in site.content.sources],
             "uploads": {
                 mode: [(each.options, each.uploads.byKey) for each in chain.directories]
-                for mode, chain in site.drops.items()
+                for mode, chain in site.sinks.items()
             },
-            "places": site.dropPlaces,
+            "places": site.sinkPlaces,
             "profiles": [] if site.profiles is None else [(p.options, p.place) for p in site.profiles.profiles],
             "machines": site.machines._options,
             "observers": len(site.observers),

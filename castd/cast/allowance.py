@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from castd.cast.blockset import difference, firstNumbers
+from castd.cast.blockset import difference, firstNumbers, total
 from castd.cast.events import Ranges
 from castd.pacing import TokenBucket
 
@@ -40,11 +40,6 @@ PER_HOLE = 15
 ENOUGH_PROOF = 16
 #: After so many mistakes in a row a receiver is ignored for a while.
 MOST_MISTAKES = 6
-
-
-def total(ranges: Ranges) -> int:
-    """Return how many numbers there are in these runs."""
-    return sum(map(len, ranges))
 
 
 class Proof:

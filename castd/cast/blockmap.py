@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from castd.cast.blockset import RunLog
+from castd.cast.blockset import RunLog, total
 from castd.cast.events import Ranges
 
 
@@ -31,7 +31,7 @@ class Holding:
     @property
     def lacking(self) -> int:
         """How many blocks it lacks."""
-        return sum(map(len, self.lacks))
+        return total(self.lacks)
 
 
 class CellState(Enum):

@@ -67,6 +67,11 @@ def firstNumbers(runs: Sequence[range], most: int) -> Ranges:
     return tuple(found)
 
 
+def total(ranges: Ranges) -> int:
+    """Return how many numbers there are in these runs."""
+    return sum(map(len, ranges))
+
+
 class RunLog:
     """
     Counts the runs that were sent, and keeps for each number the count up to the last run that had it, in four octets.

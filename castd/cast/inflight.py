@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from itertools import takewhile
 
-from castd.cast.blockset import intersection, merged
+from castd.cast.blockset import intersection, merged, total
 from castd.cast.events import Ranges
 
 #: The loss is not estimated from fewer blocks than this: a receiver that asks for four blocks at a time paces itself.
@@ -114,10 +114,10 @@ class LossEstimator:
         """
         sample = merged(run for burst, run in self._beforeQuestion if burst > joinedAt)
         self._beforeQuestion = _noBursts()
-        sent = sum(map(len, sample))
+        sent = total(sample)
         if sent < MIN_SAMPLE:
             return
-        lost = sum(map(len, intersection(lacking, sample))) / sent
+        lost = total(intersection(lacking, sample)) / sent
         if lost > HIGH_LOSS:
             self.pace = max(self.pace / 2, MIN_PACE)
         elif lost < LOW_LOSS:

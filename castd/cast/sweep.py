@@ -71,9 +71,9 @@ from typing import NamedTuple
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.cast.allowance import Allowance, total
+from castd.cast.allowance import Allowance
 from castd.cast.blockmap import Holding
-from castd.cast.blockset import BlockBitmap, RunLog, difference, intersection
+from castd.cast.blockset import BlockBitmap, RunLog, difference, intersection, total
 from castd.cast.events import Action, Announce, Event, Leave, PeerState, Ranges, RequestBlocks, SendBlocks
 from castd.cast.inflight import MEMORY, InFlight, LossEstimator
 from castd.cast.policy import RetransmitPolicy

@@ -3,9 +3,8 @@ Load the compiled loop, which takes steps on the fast path without the interpret
 one.
 
 It is optional: without it the same is done by L{castd.net.epoll}, L{castd.server.fastpath} and
-L{castd.server.blockcache}, in Python.  It is not
-used either if the variable C{CASTD_NATIVE} of the environment is 0, or if it was built from other sources than these.
-C{hatch_build.py} builds it.  See docs/decisions/native-loop.md.
+L{castd.server.blockcache}, in Python.  It is not used either if the variable C{CASTD_NATIVE} of the environment is 0,
+or if it was built from other sources than these.  C{hatch_build.py} builds it.  See docs/decisions/native-loop.md.
 """
 
 from __future__ import annotations

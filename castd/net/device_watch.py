@@ -15,6 +15,7 @@ from typing import Protocol
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from castd.errors import reasonOf
 from castd.net import sockets
 from castd.request import hostPort
 
@@ -102,7 +103,7 @@ class DeviceWatch:
             if at not in self._unbound:
                 self._unbound.add(at)
                 form = "{address} hears nothing: its interface is another one now, and it cannot be bound there: {why}"
-                _log.error(form, event="unfollowed", address=where, why=error.strerror or str(error))
+                _log.error(form, event="unfollowed", address=where, why=reasonOf(error))
             return
         self._unbound.discard(at)
         former.close()

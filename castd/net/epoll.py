@@ -30,6 +30,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import native
+from castd.errors import reasonOf
 from castd.net.faults import logFault
 
 _log = Logger(namespace="castd")
@@ -174,7 +175,7 @@ class EpollSet:
             except OSError as error:
                 # Not raised: the reactor would drop this reader, and no port would be read any more.
                 with suppress(BaseException):
-                    _log.error("the ports cannot be read: {why}", event="unread", why=str(error))
+                    _log.error("the ports cannot be read: {why}", event="unread", why=reasonOf(error))
                 return
             except BaseException:
                 # Of the compiled loop: no memory for a datagram.

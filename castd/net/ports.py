@@ -630,7 +630,7 @@ class Ports:
         raise OSError(taken.errno, f"no free port in {ports[0]}-{ports[-1]}: {taken.strerror}")
 
     def _numbers(self, ports: range) -> Iterator[int]:
-        """Return L{DRAWS} numbers to try, in random order; mostly the first one is free."""
+        """Return numbers to try: mostly the first one is free; after it come L{DRAWS} at most, in random order."""
         yield self._random.choice(ports)
         yield from self._random.sample(ports, min(len(ports), DRAWS))
 

@@ -17,6 +17,7 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.cast.blockmap import GroupMap, Holding
+from castd.cast.blockset import total
 from castd.cast.events import (
     Announce,
     Bar,
@@ -761,7 +762,7 @@ class CastProtocol(FastPath):
     ) -> eventlog.Ending:
         """As L{_ending}, of a receiver that has not acknowledged the blocks that it has asked for."""
         # All repetitions before the first progress were of the first blocks.
-        again = 0 if wants[0].start else (self.repeats - receiver.progressBefore[1]) // sum(map(len, wants))
+        again = 0 if wants[0].start else (self.repeats - receiver.progressBefore[1]) // total(wants)
         return eventlog.Ending(outcome, lastBlockAt, lacks=wants[0].start, sent=again + 1, repeated=repeated)
 
     def _outcome(self, action: Left) -> str:

@@ -14,6 +14,7 @@ from typing import Protocol
 from twisted.logger import Logger
 
 from castd.cast.events import Event, Leave, SendBlocks
+from castd.errors import reasonOf
 from castd.interfaces import ICast, IDatagramPort, IWire
 from castd.net.backoff import Backoff, isFull
 from castd.pacing import TICK, RateLimit
@@ -284,7 +285,7 @@ class SendQueue:
         if isinstance(error, ConnectionRefusedError):
             sender.peerUnreachable(address)
             return
-        sender.unsent(error.strerror or str(error))
+        sender.unsent(reasonOf(error))
         if error.errno not in self._complained:
             self._complained.add(error.errno)
             _log.warn(
@@ -292,5 +293,5 @@ class SendQueue:
                 event="unsendable",
                 transport=sender.name,
                 peer=hostPort(address),
-                why=str(error),
+                why=reasonOf(error),
             )

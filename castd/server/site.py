@@ -78,8 +78,8 @@ class Site:
     @ivar requestPorts: the port numbers that requests come to, each with how many listen at it, so that two request
         ports are never made to answer each other.
     @ivar content: all sources of files, in their order.
-    @ivar drops: the sinks for uploads, by mode; empty: uploads are off.
-    @ivar dropPlaces: C{file:line} of each place for uploads, as C{drops} has them.
+    @ivar sinks: the sinks for uploads, by mode; empty: uploads are off.
+    @ivar sinkPlaces: C{file:line} of each place for uploads, as C{sinks} has them.
     @ivar rules: the access rules; L{None}: there are none: all may read, and no uploads are taken.
     @ivar profiles: what is done differently for some clients; L{None}: nothing.
     @ivar profileHits: how many requests each profile was applied to.
@@ -104,8 +104,8 @@ class Site:
         self.barring: Callable[[str, str, float, str], object] | None = None
         self.machines = Machines(reactor)
         self.content = SourceChain(())
-        self.drops: dict[str, SinkChain] = {}
-        self.dropPlaces: tuple[str, ...] = ()
+        self.sinks: dict[str, SinkChain] = {}
+        self.sinkPlaces: tuple[str, ...] = ()
         self.rules: Rules | None = None
         self._converter = NetasciiConverter()
         self._barred = Bars(MOST_BARRED)
@@ -149,8 +149,8 @@ class Site:
         """
         self.content = SourceChain(sources, places.sources, self.machines)
         kept = tuple(sinks)
-        self.dropPlaces = places.sinks or ("",) * len(kept)
-        self.drops = {mode: SinkChain(kept, mode, self.machines) for mode in ("octet", "netascii")} if kept else {}
+        self.sinkPlaces = places.sinks or ("",) * len(kept)
+        self.sinks = {mode: SinkChain(kept, mode, self.machines) for mode in ("octet", "netascii")} if kept else {}
         self.rules = rules
         self._converter = NetasciiConverter()
 
@@ -267,7 +267,7 @@ class Site:
         @raise Forbidden: writes are off, or not for this client and name.
         """
         rules, host = self.rules, request.peer[0]
-        if self.drops and rules is not None and rules.dependsOnMachine(host, request.name, write=True):
+        if self.sinks and rules is not None and rules.dependsOnMachine(host, request.name, write=True):
             return _SinkOfMachine(self, request)
         return self.sinkFor(request, None)
 
@@ -277,13 +277,13 @@ class Site:
 
         @param known: what is known of the machine, as far as access depends on it.
         """
-        if not self.drops:
+        if not self.sinks:
             raise Forbidden(why="uploads are off")
         if self.rules is None:
             raise Forbidden(why="uploads need an access rule, and there is none")
         self.rules.check(request.peer[0], request.name, True, known)
-        sink, machine = self.drops[request.mode], KnownMachine(request.peer, request.local.host)
-        for directory, place in zip(sink.directories, self.dropPlaces, strict=True):
+        sink, machine = self.sinks[request.mode], KnownMachine(request.peer, request.local.host)
+        for directory, place in zip(sink.directories, self.sinkPlaces, strict=True):
             if directory.covers(request.name, machine) and directory.isFor(request.peer):
                 request.trace.places.append((place, partial(directory.locate, machine=machine)))
                 request.trace.found = True

@@ -78,7 +78,7 @@ class HereUploads(UploadDirectory):
 def inThisThread(site: Any) -> None:
     """Have all directories of a site wait for their disks in this thread."""
     site._converter = NetasciiConverter(maybeDeferred)
-    sinks = [directory for chain in site.drops.values() for directory in chain.directories]
+    sinks = [directory for chain in site.sinks.values() for directory in chain.directories]
     for directory in site.content.sources:
         directory.thread = directory.background = directory.beyond = maybeDeferred
     for directory in sinks:

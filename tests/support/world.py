@@ -206,7 +206,7 @@ class World:
             "alarms": len(timers._targets),
             "living": sum(len(list(each.casts())) for each in listeners),
             "groups": len(self.site.groupPool._allocated),
-            "uploads": sum(len(drop.uploads.byKey) for drops in self.site.drops.values() for drop in drops.directories),
+            "uploads": sum(len(each.uploads.byKey) for chain in self.site.sinks.values() for each in chain.directories),
             "descriptors": held,
         }
         return [f"{many} {what}" for what, many in found.items() if many]

@@ -21,9 +21,8 @@ from castd.cast.allowance import (
     Allowance,
     Proof,
     numbersAt,
-    total,
 )
-from castd.cast.blockset import difference, intersection, merged
+from castd.cast.blockset import difference, intersection, merged, total
 from castd.cast.events import Ranges
 
 COUNT = 6000
