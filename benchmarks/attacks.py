@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -51,6 +51,7 @@ from tests.support.lab.forging import (  # noqa: E402
     attacker,
     flood,
     forge,
+    forgedAnswer,
     routed,
     socketIn,
 )
@@ -256,13 +257,6 @@ def kept(host: Host) -> int:
     return sum(len(each["casts"]) for each in status["addresses"]) if status.get("addresses") else -1
 
 
-def forgedAnswer(kind: str, number: int) -> bytes:
-    """Return what a receiver says that has everything up to this answer."""
-    if kind == "slam":
-        return buildList([range(number, 1 << 20)])
-    return buildAck(number * (64 if kind in ("tftp", "single-port") else 1))
-
-
 class Stand:
     """One transport with a server of its own, and what is found of it."""
 
@@ -373,7 +367,7 @@ def oddNames(bench: Bench) -> Held:
             beside = bench.times(host)
         faults = _logOf(bench, host).count("Traceback")
         found = noticed("odd names", alone, beside, f"{faults} tracebacks")
-        return found if not faults else Held(found.name, found.alone, found.beside, False, found.note)
+        return found if not faults else replace(found, held=False)
 
 
 def _logOf(bench: Bench, host: Host) -> str:
@@ -450,7 +444,7 @@ def slowDisk(bench: Bench) -> Held:
                 beside = bench.times(host)
             quick = max(each or PATIENCE for each in beside) <= max(NOTICED, TIMES * (median(alone) or 0))
             found = noticed("a disk that takes 8 s", alone, beside)
-            return Held(found.name, found.alone, found.beside, found.held and quick, found.note)
+            return replace(found, held=found.held and quick)
         finally:
             disk.say("delay 0\n")
             server.job.end(grace=10)
@@ -593,7 +587,7 @@ def forgedWrites(bench: Bench) -> Held:
             (stored,) = uploaded(bench, host, ["mine"], FILE)
             note = f"an upload of {FILE // 1000} kB: {seconds(time.monotonic() - began if stored else None)}"
         found = noticed("1,000 forged writes a second", alone, beside, note)
-        return Held(found.name, found.alone, found.beside, found.held and stored, found.note)
+        return replace(found, held=found.held and stored)
     finally:
         server.job.end(grace=3)
 
@@ -617,7 +611,7 @@ def keepFree(bench: Bench) -> Held:
             free = disk.f_bavail * disk.f_frsize / (1 << 20)
             note = f"{stored} stored, {free:.1f} MiB free; at most {UPLOADS_COST:g} s allowed"
             found = noticed("60 uploads to a disk with room for 16", alone, beside, note, UPLOADS_COST)
-            return Held(found.name, found.alone, found.beside, found.held and free >= 48, found.note)
+            return replace(found, held=found.held and free >= 48)
         finally:
             server.job.end(grace=3)
     finally:
@@ -682,7 +676,7 @@ def plantedLinks(bench: Bench) -> Held:
                 beside.append(bench.honest(host).fetch(PATIENCE))
         touched = victim.read_text() != "untouched"
         found = noticed("planted links at the JSON log", alone, beside, "the file was touched" if touched else "")
-        return Held(found.name, found.alone, found.beside, found.held and not touched, found.note)
+        return replace(found, held=found.held and not touched)
     finally:
         server.job.end(grace=3)
 

@@ -80,10 +80,10 @@ MIB = 1 << 20
 #: A client that has sent more packets than this since the master's death is the new master; a few may be IGMP or ARP.
 SPEAKS = 8
 WORK = {
-    "once": Work(1, 8 * MIB, mark=("wire", 1.10)),
-    "four": Work(4, 8 * MIB, mark=("wire", 1.10)),
-    "at-once": Work(16, 8 * MIB, mark=("wire", 1.10)),
-    "joining": Work(16, 8 * MIB, pause=0.1, mark=("wire", 1.3)),
+    "once": Work(1, 8 * MIB, mark=("wire", 1.05)),
+    "four": Work(4, 8 * MIB, mark=("wire", 1.05)),
+    "at-once": Work(16, 8 * MIB, mark=("wire", 1.05)),
+    "joining": Work(16, 8 * MIB, pause=0.1, mark=("wire", 1.1)),
     "loss-1": Work(16, 8 * MIB, loss=1, mark=("wire", 1.3)),
     "loss-5": Work(16, 8 * MIB, loss=5, mark=("wire", 1.9)),
     "hall-loss-1": Work(16, MIB, loss=1, mark=("wire", 1.3)),

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from facts import today
+from facts import DOCS, GROWTH, today
 from twisted.internet.protocol import DatagramProtocol
 
 from castd import outcomes
@@ -52,9 +52,6 @@ SIZES = (100, 1_000, 10_000)
 #: Sizes up to the most transfers that are promised, and of directories.
 TRANSFERS, NAMES = (50, 500, 5_000), (1_000, 10_000, 100_000)
 RUNS = 5
-DOCS = Path(__file__).parents[1] / "docs"
-#: Begins the section of the page; it is the last one.
-HEADING = "## What one more costs"
 
 #: Prepares something of a size, and returns what is timed, with the number of things that it does.
 Row = Callable[[int], tuple[Callable[[], object], int]]
@@ -371,7 +368,7 @@ def section(found: list[Figures], descriptors: list[Short]) -> str:
     """Return what C{docs/benchmarks.md} says of these figures."""
     return "\n".join(
         [
-            HEADING,
+            GROWTH,
             "",
             f"{today()}. By `python benchmarks/growth.py`: the least of {RUNS} runs, processor time of one",
             "such thing at each size. What is flat costs the same however many there are.",
@@ -403,7 +400,10 @@ def main(only: str, runs: int, docs: bool) -> None:
     click.echo("\n".join([*table(found), "", *shortTable(descriptors)]))
     if docs:
         page = DOCS / "benchmarks.md"
-        page.write_text(page.read_text().partition(HEADING)[0] + section(found, descriptors))
+        before, heading, _ = page.read_text().partition(GROWTH)
+        if not heading:
+            raise click.ClickException(f"{page} has no section {GROWTH!r}")
+        page.write_text(before + section(found, descriptors))
         draw(found, descriptors, DOCS / "growth.svg")
 
 

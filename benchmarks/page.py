@@ -1,7 +1,7 @@
 """Writes docs/benchmarks.md and its picture from the runs that are kept: C{python benchmarks/page.py}.
 
 The newest run in C{benchmarks/runs} is shown; beside it the ratios of older ones on other machines. Sections of the
-page that others write (from L{OTHERS} on) stay as they are.
+page that others write (from L{GROWTH<facts.GROWTH>} on) stay as they are.
 """
 
 from __future__ import annotations
@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
+from facts import DOCS, GROWTH
 from figures import KINDS, Row, Run, Triple
 from servers import BESIDE, NATIVE
 from workloads import WORKLOADS
 
 HERE = Path(__file__).resolve().parent
-RUNS, DOCS = HERE / "runs", HERE.parent / "docs"
-#: What benchmarks/growth.py writes begins so.
-OTHERS = "## What one more costs"
+RUNS = HERE / "runs"
 LIMITS = {workload.title: workload.limit for workload in WORKLOADS}
 #: From this part of the time on a process is what limits.
 FULL = 0.9
@@ -162,10 +161,6 @@ def markdown(runs: list[Run]) -> str:
     return "\n".join(lines)
 
 
-ABOUT = (
-    "Written by `sudo python benchmarks/run.py --docs`; `benchmarks/README.md` says how it is measured. Ratios travel",
-    "to other machines, absolute figures do not.",
-)
 FIGURES = (
     "Medians, least and greatest in parentheses. Where these are equal there was one round: on a virtual machine it is",
     "off by up to a third, and so is a mark that is judged by it. Ratios of the same round. `ceiling` is no peer: it",
@@ -237,7 +232,7 @@ def write(docs: Path = DOCS) -> None:
     """Write the page and the picture; what others have written on the page stays."""
     runs, page = load(), docs / "benchmarks.md"
     old = page.read_text() if page.exists() else ""
-    theirs = old[old.index(OTHERS) :] if OTHERS in old else ""
+    theirs = old[old.index(GROWTH) :] if GROWTH in old else ""
     page.write_text(markdown(runs) + (f"\n{theirs}" if theirs else ""))
     (docs / "benchmarks.svg").write_text(chart(runs[0]))
 

@@ -16,6 +16,7 @@ from castd.request import Peer
 from castd.testing import pattern
 from tests.support.clients.tftp import rrq
 from tests.support.hostile import PORTS, QUICK, SEED, SERVER, Honest, Tally, rounds, standing
+from tests.support.lab.forging import forgedAnswer
 from tests.support.noise import REQUESTS, SEEDS, mutated
 from tests.support.quick import slowBut
 
@@ -110,13 +111,6 @@ DRAWN = {
 def drawnRow(kind: str, drawn: Drawn) -> str:
     """The line of the table in docs/security.md."""
     return f"| {kind} | {drawn.datagrams:,}; {drawn.octets:,} | {drawn.groupDatagrams:,}; {drawn.groupOctets:,} |"
-
-
-def forgedAnswer(kind: str, number: int) -> bytes:
-    """Return what a receiver says that has everything up to this answer."""
-    if kind == "slam":
-        return buildList([range(number, 1 << 20)])
-    return buildAck(number * (64 if kind in ("tftp", "single-port") else 1))
 
 
 @pytest.mark.parametrize("kind", PORTS)

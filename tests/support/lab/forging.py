@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from castd.errors import WireError
 from castd.packets.slam import FIRST_LIST, SlamData, buildList, isHeader, parseData
+from castd.packets.tftp import buildAck
 from tests.support.jobs import ROOT, Job
 from tests.support.lab.hall import Hall, Host, ip
 
@@ -36,6 +37,13 @@ STRANGERS, NEIGHBOURS = ("100.64.0.0", 22), ("10.77.128.0", 15)
 GROUP, GROUP_PORT = "239.255.1.1", 3001
 #: Seconds after which an honest client asks again.
 AGAIN = 1.0
+
+
+def forgedAnswer(kind: str, number: int) -> bytes:
+    """Return what a receiver says that has everything up to this answer."""
+    if kind == "slam":
+        return buildList([range(number, 1 << 20)])
+    return buildAck(number * (64 if kind in ("tftp", "single-port") else 1))
 
 
 def _enter(path: str) -> None:
