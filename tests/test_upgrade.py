@@ -150,7 +150,10 @@ class Case:
 
     def kill(self) -> None:
         self.killed += 1
-        self.exited("was ended by signal 9")
+        if len(self.line.ends) == 2:
+            self.die()
+        else:
+            self.exited("was ended by signal 9")
 
     def die(self) -> None:
         """The new process is no more."""
@@ -558,6 +561,56 @@ def test_takenBack(case: Callable[..., Case], network: Network) -> None:
     assert early.finish() == BODY
     network.advance(60)
     assert one.left == ["old"]
+
+
+class Faulty:
+    """What a plugin should not raise, or return."""
+
+    def __init__(self, answer: object = None) -> None:
+        self.answer = answer
+
+    def __call__(self, *_: object) -> Any:
+        if self.answer is None:
+            raise SystemExit(1)
+        return self.answer
+
+
+@pytest.mark.parametrize("answer", [None, 7, [7], [["10.0.0.9"]], [b"10.0.0.9"], [object()]])
+def test_faultyPlugin(
+    case: Callable[..., Case], network: Network, events: list[dict[str, Any]], answer: object
+) -> None:
+    """A transport that cannot tell what it has under way, nor hand it over, is upgraded with all others."""
+    both = "transports: {tftp: , b: {use: tftp, port: 70, single-port: true}}\n"
+    one = case(START + both)
+    early = Client(network)
+    transport: Any = one.old.addresses[1].transport
+    transport.requestPortPeers = transport.groups = transport.handOver = Faulty(answer)
+    assert one.upgrade() == ()
+    assert one.old.addresses[1].requestPortPeers() == one.old.addresses[1].groups() == []
+    assert [Client(network, port=port, host=f"10.0.0.{port}").finish() for port in (69, 70)] == [BODY, BODY]
+    assert early.finish() == BODY
+    said = {formatEvent(event).partition(" ")[2] for event in events if event.get("event") == "fault"}
+    assert {"telling the peers at it failed", "telling its groups failed"} <= said
+    assert ("draining failed" in said) == (answer is None)
+    network.advance(60)
+    assert one.left == ["old"]
+
+
+@pytest.mark.parametrize("fails", ["machines", "bars", "stopServing", "leaveWatch"])
+def test_cannotHandOver(
+    case: Callable[..., Case], network: Network, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    """If a process fails once it has stopped reading, it ends the new one, reads again and goes on."""
+    one = case(START + SINGLE)
+    early = Client(network)
+    place: Any = one.old.site.machines if fails == "machines" else one.old.site if fails == "bars" else one.old
+    monkeypatch.setattr(place, "heard" if fails == "machines" else fails, Faulty())
+    assert one.upgrade() == ("a fault of castd or of a plugin, see the log",)
+    assert (one.killed, one.left, one.old.unready()) == (1, [], None)
+    assert (early.finish(), Client(network, host="10.0.0.7").finish()) == (BODY, BODY)
+    monkeypatch.undo()
+    one.line.ends.clear()
+    assert one.upgrade() == ()
 
 
 def test_stopped(case: Callable[..., Case], network: Network) -> None:

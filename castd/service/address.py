@@ -22,6 +22,7 @@ from castd.group_pool import Group
 from castd.interfaces import ICastTransport, IListeningPort, IPredecessor, ISuccessor, IUpgradable
 from castd.request import Local, Peer, hostPort
 from castd.server.site import Site
+from castd.upgrade.messages import asAddress, asPeer
 
 _log = Logger(namespace="castd")
 
@@ -239,12 +240,16 @@ class ListeningAddress(Service):
     def requestPortPeers(self) -> list[Peer]:
         """Return the peers that are served on the request port itself."""
         upgradable = self._upgradable()
-        return [] if upgradable is None else list(upgradable.requestPortPeers())
+        if upgradable is None:
+            return []
+        return self._attempt(lambda: [*map(asPeer, upgradable.requestPortPeers())], "telling the peers at it") or []
 
     def groups(self) -> list[Group]:
         """Return the groups that are sent to."""
         upgradable = self._upgradable()
-        return [] if upgradable is None else list(upgradable.groups())
+        if upgradable is None:
+            return []
+        return self._attempt(lambda: [*map(asAddress, upgradable.groups())], "telling its groups") or []
 
     def handOver(self, successor: ISuccessor) -> Deferred[None]:
         """
@@ -259,12 +264,12 @@ class ListeningAddress(Service):
         if upgradable is None:
             return self.drain()
         self._retireForNow()
-        return maybeDeferred(upgradable.handOver, successor)
+        return maybeDeferred(upgradable.handOver, successor).addErrback(self._drainFailed)
 
     def drain(self) -> Deferred[None]:
         """Begin no transfer, at an address where the successor does not listen.  -> as L{handOver}."""
         self._retireForNow()
-        return self._drainTransport()
+        return self._drainTransport().addErrback(self._drainFailed)
 
     def _retireForNow(self) -> None:
         if not self.retiring:

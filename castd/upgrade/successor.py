@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from typing import Protocol, TypeAlias, TypeVar, assert_never
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd.group_pool import Group
@@ -165,12 +166,14 @@ class Successor:
     def abandon(self) -> None:
         """Kill the process of the successor, unless it has taken over: this server is being stopped."""
         if not self.takenOver:
-            self._faults = self._faults or ("castd is stopping",)
-            self._child.kill()
+            self._kill("castd is stopping")
 
     def _notReady(self) -> None:
-        self._timer = None
-        self._faults = (f"the new process was not ready within {READY_TIMEOUT:g} s",)
+        self._kill(f"the new process was not ready within {READY_TIMEOUT:g} s")
+
+    def _kill(self, why: str) -> None:
+        """Kill the process of the successor, unless it has ended, and let L{_exited} end the attempt."""
+        self._faults = self._faults or (why,)
         self._child.kill()
 
     def _exited(self, how: str) -> None:
@@ -236,13 +239,22 @@ class Successor:
         if self._server.draining:
             self.abandon()
             return
+        claimed = {asAddress(address) for address in message["claimed"]}
         self._cancelTimer()
         self.takenOver = True
-        claimed = {asAddress(address) for address in message["claimed"]}
+        maybeDeferred(self._leavePorts, claimed).addCallback(self._letRead).addErrback(self._handOverFailed)
+
+    def _leavePorts(self, claimed: Container[BindAddress]) -> Deferred[None]:
+        """Stop reading the request ports, and close the admin ports.  -> fires when these are closed."""
         drained = [self._handOver(each, each.bindAddress in claimed) for each in self._server.addresses]
         self._site.barring = lambda *bar: self._channel.send({"say": "bar", "bar": bar})
         DeferredList([*drained, self._confirmed]).addCallback(self._drained)
-        self._server.stopServing().addCallback(self._letRead)
+        return self._server.stopServing()
+
+    def _handOverFailed(self, failure: Failure) -> None:
+        """Have this process read again: it has stopped, and cannot let the successor read."""
+        _log.failure("the request ports could not be handed over", failure, event="fault")
+        self._kill("a fault of castd or of a plugin, see the log")
 
     def _handOver(self, each: UpgradableAddress, claimed: bool) -> Deferred[None]:
         """Hand an address over; drain it here if the successor does not claim it, since its service file lacks it."""
@@ -317,7 +329,7 @@ class Successor:
                 pid=self._child.pid,
             )
             self._server.resumeServing()
-        self._answerUpgrade(("the new process ended as soon as it had taken over; this one goes on",))
+        self._answerUpgrade(self._faults or ("the new process ended as soon as it had taken over; this one goes on",))
 
 
 def _parts(found: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
