@@ -19,7 +19,7 @@ from castd.service.service import Server, compose, read
 from castd.testing import Network, RecordingClient
 from castd.upgrade import handover, predecessor
 from castd.upgrade.predecessor import DEATH_TIMEOUT, Predecessor
-from castd.upgrade.successor import READY_TIMEOUT, Successor
+from castd.upgrade.successor import EXIT_TIMEOUT, READY_TIMEOUT, Successor
 from tests.support.disks import result
 from tests.support.log import observed
 from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, AdminEndpoints, Client
@@ -611,6 +611,92 @@ def test_cannotHandOver(
     monkeypatch.undo()
     one.line.ends.clear()
     assert one.upgrade() == ()
+
+
+class Notifier:
+    """Records what the service manager is told."""
+
+    muted = False
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def notify(self, *lines: str) -> None:
+        if not self.muted:
+            self.said += lines
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_diesAsPortsClose(
+    case: Callable[..., Case], network: Network, monkeypatch: pytest.MonkeyPatch, unread: bool
+) -> None:
+    """
+    If the new process has died by the time that it may read, the service manager watches the old one, which goes on:
+    also if that it is ready is read only then.
+    """
+    one = case(START + SINGLE)
+    notifier: Any = Notifier()
+    one.old.setServiceManager(notifier, 10.0)
+    one.old.watch.start()
+    stopServing, closed = one.old.stopServing, list[Deferred[None]]()
+
+    def closing() -> Deferred[None]:
+        closed.append(Deferred())
+        return stopServing().addCallback(lambda _: closed[0])
+
+    monkeypatch.setattr(one.old, "stopServing", closing)
+    told: list[tuple[str, ...]] = []
+    one.old.handover.upgrade().addCallback(told.append)
+    one.start()
+    if unread:
+        (old, _) = one.line.ends
+        monkeypatch.setattr(old, "doRead", lambda: old.hear({"say": "ready", "claimed": [["", 69]]}, b""))
+    else:
+        network.run(lambda: closed, limit=1)
+    one.die()
+    for each in closed:
+        each.callback(None)
+    network.advance(30)
+    mains = [line for line in notifier.said if line.startswith("MAINPID")]
+    assert mains == ([] if unread else [f"MAINPID={os.getpid()}"])
+    assert ("WATCHDOG=1" in notifier.said, notifier.muted, one.old.unready()) == (True, False, None)
+    assert (len(closed), len(told), one.left) == (0 if unread else 1, 1, [])
+    assert Client(network).finish() == BODY
+
+
+def test_readyTooLate(case: Callable[..., Case], network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That a new process is ready, or serves, counts no more once it is killed."""
+    one = case(START + TFTP)
+    killed: list[str] = []
+    monkeypatch.setattr(one, "kill", lambda: killed.append("new"))
+    told: list[tuple[str, ...]] = []
+    one.old.handover.upgrade().addCallback(told.append)
+    network.advance(READY_TIMEOUT)
+    one.start()
+    network.advance(1)
+    assert (killed, told, one.old.addresses[0].port.paused) == (["new"], [], False)
+    one.line.ends[1].send({"say": "serving"})
+    network.advance(1)
+    assert told == []
+    one.die()
+    assert told == [(f"the new process was not ready within {READY_TIMEOUT:g} s",)]
+    assert Client(network).finish() == BODY
+
+
+def test_drainedAsItIsKilled(case: Callable[..., Case], network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old process does not leave once it has killed the new one, though its own transfers are over."""
+    one = case(START + TFTP)
+    early = Client(network)
+    assert one.upgrade() == ()
+    killed: list[str] = []
+    monkeypatch.setattr(one, "kill", lambda: killed.append("new"))
+    one.line.ends[1].close()
+    network.run(lambda: killed, limit=EXIT_TIMEOUT + 1)
+    assert early.finish() == BODY
+    network.advance(60)
+    assert one.left == []
+    one.exited("was ended by signal 9")
+    assert one.old.unready() is None
 
 
 def test_stopped(case: Callable[..., Case], network: Network) -> None:

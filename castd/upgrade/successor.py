@@ -117,6 +117,8 @@ class Successor:
         self._spawn = spawn
         self._leave = leave
         self._makeChannel = makeChannel
+        # The process has ended, or is killed: that it is ready, or serves, counts no more.
+        self._ending = False
         self._over: Callable[[], object] = lambda: None
         self._faults: tuple[str, ...] = ()
         self._answer: Deferred[tuple[str, ...]] | None = None
@@ -174,10 +176,12 @@ class Successor:
     def _kill(self, why: str) -> None:
         """Kill the process of the successor, unless it has ended, and let L{_exited} end the attempt."""
         self._faults = self._faults or (why,)
+        self._ending = True
         self._child.kill()
 
     def _exited(self, how: str) -> None:
         """Fail, or take the ports back: the process has ended.  Its last messages may still be unread."""
+        self._ending = True
         self._channel.doRead()
         self._channel.close()
         if self.takenOver:
@@ -188,7 +192,10 @@ class Successor:
     def _channelLost(self) -> None:
         """Wait for the end of the process, whose channel is closed: this process must not read before that."""
         if not self._server.stopping:
-            self._setTimer(EXIT_TIMEOUT, self._child.kill)
+            self._setTimer(EXIT_TIMEOUT, self._notEnded)
+
+    def _notEnded(self) -> None:
+        self._kill("the new process closed the channel to this one, and did not end")
 
     def _fail(self, faults: tuple[str, ...]) -> None:
         self._over()
@@ -236,6 +243,8 @@ class Successor:
 
     def _stopReading(self, message: ReadyMessage) -> None:
         """Leave the request ports to the successor, which is ready."""
+        if self._ending:
+            return
         if self._server.draining:
             self.abandon()
             return
@@ -262,6 +271,8 @@ class Successor:
 
     def _letRead(self, _: object) -> None:
         """Send the state to the successor, let it read, and have the service manager watch it."""
+        if self._ending:
+            return  # the admin ports took a moment to close, and this process reads again, or will
         for state in self._state():
             self._channel.send(state)
         for bar in self._site.bars():
@@ -285,6 +296,8 @@ class Successor:
             yield {"say": "state", "at": None, "machines": machines}
 
     def _handedOver(self) -> None:
+        if self._ending:
+            return
         _log.info(
             "process {pid} has taken over; this process finishes its transfers",
             event="handed-over",
@@ -308,7 +321,7 @@ class Successor:
 
     def _drained(self, _: object) -> None:
         """Exit soon: all transfers of this process have ended."""
-        if self.takenOver and not self._server.stopping:
+        if self.takenOver and not self._ending and not self._server.stopping:
             _log.info("all transfers of this process have ended: it exits", event="served-out")
             self._setTimer(GRACE, self._leaveOnce)
 
