@@ -19,7 +19,7 @@ from castd.service.service import Server, compose, read
 from castd.testing import Network, RecordingClient
 from castd.upgrade import handover, predecessor
 from castd.upgrade.predecessor import DEATH_TIMEOUT, Predecessor
-from castd.upgrade.successor import EXIT_TIMEOUT, READY_TIMEOUT, Successor
+from castd.upgrade.successor import EXIT_TIMEOUT, READY_TIMEOUT, SERVING_TIMEOUT, Successor
 from tests.support.disks import result
 from tests.support.log import observed
 from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, AdminEndpoints, Client
@@ -662,6 +662,53 @@ def test_diesAsPortsClose(
     assert ("WATCHDOG=1" in notifier.said, notifier.muted, one.old.unready()) == (True, False, None)
     assert (len(closed), len(told), one.left) == (0 if unread else 1, 1, [])
     assert Client(network).finish() == BODY
+
+
+@pytest.mark.parametrize("hangs", ["closing", "reading"])
+def test_hangsReady(
+    case: Callable[..., Case],
+    network: Network,
+    monkeypatch: pytest.MonkeyPatch,
+    events: list[dict[str, Any]],
+    hangs: str,
+) -> None:
+    """A process that is ready, and then hangs, is killed, so is one that the admin ports keep waiting."""
+    one = case(START + SINGLE)
+    early = Client(network)
+    if hangs == "closing":
+        monkeypatch.setattr(one.old, "stopServing", Deferred[None])
+    told: list[tuple[str, ...]] = []
+    one.old.handover.upgrade().addCallback(told.append)
+    one.start()
+    network.run(lambda: one.old.handover.successor.takenOver, limit=1)
+    if hangs == "reading":
+        monkeypatch.setattr(one.line.ends[1], "_heard", lambda *_: None)
+    network.advance(SERVING_TIMEOUT - 0.1)
+    assert (one.killed, one.old.addresses[0].port.paused) == (0, True)
+    network.advance(0.2)
+    why = f"the new process did not take over within {SERVING_TIMEOUT:g} s, though it was ready"
+    assert (one.killed, told) == (1, [(why,)])
+    refused = [formatEvent(event) for event in events if event.get("event") == "refused-upgrade"]
+    assert refused == [f"no upgrade (1 of 1): {why}"]
+    assert (early.finish(), Client(network, host="10.0.0.7").finish()) == (BODY, BODY)
+
+
+def test_slowToLeave(case: Callable[..., Case], network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new process is not killed for the time that the old one takes to stop reading, nor later for its own."""
+    one = case(START + SINGLE)
+    early = Client(network)
+    leaveWatch = one.old.leaveWatch
+
+    def slow(pid: int) -> None:
+        network.rightNow += 2 * SERVING_TIMEOUT
+        leaveWatch(pid)
+
+    monkeypatch.setattr(one.old, "leaveWatch", slow)
+    assert one.upgrade() == ()
+    network.advance(SERVING_TIMEOUT - 1)
+    assert not early.step()
+    network.advance(2)
+    assert (one.killed, one.left) == (0, [])
 
 
 def test_readyTooLate(case: Callable[..., Case], network: Network, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,8 +48,8 @@ If a process dies
   - I{The predecessor, after} C{read}.  Its transfers are lost.  The successor reads on.  Groups of the predecessor are
     free, and requests that wait for one are served.
 
-A successor that is not ready in 25 seconds is killed, and so is one that closes the channel and does not exit: two
-processes must never read the same socket.
+A successor that is not ready in 25 seconds is killed, and so is one that is ready and does not serve 4 seconds after
+C{read}, and one that closes the channel and does not exit: two processes must never read the same socket.
 
 A predecessor that is stopped before C{ready} kills its child; one that is stopped later leaves its child alone.  A
 successor that is stopped after C{read} sends C{stop} to the predecessor, and waits until that has ended.

@@ -40,6 +40,9 @@ _log = Logger(namespace="castd")
 #: The most seconds until a successor is ready; less than L{castd.service.admin.CONNECTION_TIMEOUT}, within which
 #: C{castd upgrade} is answered.
 READY_TIMEOUT = 25.0
+#: The most seconds that the admin ports may take to close, and then that a successor may take to serve once it may
+#: read: nobody reads the request ports meanwhile.  With L{READY_TIMEOUT} it is less than C{CONNECTION_TIMEOUT}, too.
+SERVING_TIMEOUT = 4.0
 #: The most seconds that a successor may live once it has closed the channel.
 EXIT_TIMEOUT = 5.0
 #: Seconds until this process exits, so that the answer at the control socket is still sent.
@@ -173,6 +176,10 @@ class Successor:
     def _notReady(self) -> None:
         self._kill(f"the new process was not ready within {READY_TIMEOUT:g} s")
 
+    def _notServing(self) -> None:
+        if not self._server.stopping:
+            self._kill(f"the new process did not take over within {SERVING_TIMEOUT:g} s, though it was ready")
+
     def _kill(self, why: str) -> None:
         """Kill the process of the successor, unless it has ended, and let L{_exited} end the attempt."""
         self._faults = self._faults or (why,)
@@ -195,17 +202,22 @@ class Successor:
             self._setTimer(EXIT_TIMEOUT, self._notEnded)
 
     def _notEnded(self) -> None:
-        self._kill("the new process closed the channel to this one, and did not end")
+        if not self._server.stopping:
+            self._kill("the new process closed the channel to this one, and did not end")
 
     def _fail(self, faults: tuple[str, ...]) -> None:
         self._over()
         self._cancelTimer()
+        self._refuse(faults)
+
+    def _refuse(self, faults: tuple[str, ...]) -> None:
+        """Log why there is no upgrade, and answer whoever has asked for it."""
         for nth, fault in enumerate(faults, 1):
             told = {"fault": fault, "nth": nth, "count": len(faults)}
             _log.error("no upgrade ({nth} of {count}): {fault}", event="refused-upgrade", **told)
         self._answerUpgrade(faults)
 
-    def _answerUpgrade(self, faults: tuple[str, ...] = ()) -> None:
+    def _answerUpgrade(self, faults: tuple[str, ...]) -> None:
         """Fire the Deferred of L{begin}, unless that is done."""
         answer, self._answer = self._answer, None
         if answer is not None:
@@ -258,7 +270,9 @@ class Successor:
         drained = [self._handOver(each, each.bindAddress in claimed) for each in self._server.addresses]
         self._site.barring = lambda *bar: self._channel.send({"say": "bar", "bar": bar})
         DeferredList([*drained, self._confirmed]).addCallback(self._drained)
-        return self._server.stopServing()
+        closed = self._server.stopServing()
+        self._setTimer(SERVING_TIMEOUT, self._notServing)
+        return closed
 
     def _handOverFailed(self, failure: Failure) -> None:
         """Have this process read again: it has stopped, and cannot let the successor read."""
@@ -279,6 +293,8 @@ class Successor:
             self._channel.send({"say": "bar", "bar": bar})
         self._server.leaveWatch(self._child.pid)
         self._channel.send({"say": "read"})
+        # Once more: what this process has just done may have taken long, and says nothing of the successor.
+        self._setTimer(SERVING_TIMEOUT, self._notServing)
 
     def _state(self) -> Iterator[StateMessage]:
         """Return the state of this process, in messages that fit into a packet."""
@@ -296,14 +312,15 @@ class Successor:
             yield {"say": "state", "at": None, "machines": machines}
 
     def _handedOver(self) -> None:
-        if self._ending:
+        if self._ending or not self.takenOver:
             return
+        self._cancelTimer()
         _log.info(
             "process {pid} has taken over; this process finishes its transfers",
             event="handed-over",
             pid=self._child.pid,
         )
-        self._answerUpgrade()
+        self._answerUpgrade(())
         self._confirmed.callback(None)
 
     def _deliver(self, message: GiveMessage, datagram: bytes) -> None:
@@ -342,7 +359,8 @@ class Successor:
                 pid=self._child.pid,
             )
             self._server.resumeServing()
-        self._answerUpgrade(self._faults or ("the new process ended as soon as it had taken over; this one goes on",))
+        if self._answer is not None:
+            self._refuse(self._faults or ("the new process ended as soon as it had taken over; this one goes on",))
 
 
 def _parts(found: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
