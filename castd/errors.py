@@ -12,6 +12,9 @@ from typing import Final
 
 #: The reason of a refusal in the log, where a request names no file.
 NO_NAME: Final = "the request has no file name"
+#: The most faults of a file that are logged and told while castd serves: each is a line of the log, for which all
+#: transfers wait.
+MOST_FAULTS: Final = 100
 
 
 def reasonOf(error: BaseException | None) -> str:
@@ -23,6 +26,13 @@ def reasonOf(error: BaseException | None) -> str:
     """
     cause: object = getattr(error, "socketError", error)
     return getattr(cause, "strerror", None) or str(cause)
+
+
+def firstFaults(faults: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the first L{MOST_FAULTS} of these, and how many more there are."""
+    if len(faults) <= MOST_FAULTS:
+        return faults
+    return (*faults[:MOST_FAULTS], f"{len(faults) - MOST_FAULTS} more faults: castd check shows all of them")
 
 
 class CastdError(Exception):

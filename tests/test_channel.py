@@ -1,5 +1,6 @@
 """What two processes say to each other, over a real pair of sockets."""
 
+import errno
 import os
 import signal
 import socket
@@ -10,9 +11,19 @@ from typing import Any
 
 import pytest
 
+from castd.errors import MOST_FAULTS
 from castd.request import Local
 from castd.upgrade import predecessor
-from castd.upgrade.channel import MOST_WAITING, Channel, Packet, receivePacket, sendPacket, socketPair
+from castd.upgrade.channel import (
+    LONGEST,
+    MOST_DESCRIPTORS,
+    MOST_WAITING,
+    Channel,
+    Packet,
+    receivePacket,
+    sendPacket,
+    socketPair,
+)
 from castd.upgrade.messages import asAddress, asLocal, asPeer, localFields
 from castd.upgrade.predecessor import ENVIRON, Inheritance, receiveInheritance
 from tests.support.fakes import Reactor
@@ -105,6 +116,106 @@ def test_fault() -> None:
     assert heard == ["stop"]
     channel.close()
     first.close()
+
+
+def kinds(events: list[dict[str, Any]]) -> list[object]:
+    return [event.get("event") for event in events if event.get("event") in ("fault", "unforwarded")]
+
+
+def test_noForm(ends: Ends, events: list[dict[str, Any]]) -> None:
+    """A message that JSON has no form for is an error of whoever sends it, and of nobody after that."""
+    message: Any = {"say": "here", "peer": object()}
+    with pytest.raises(TypeError):
+        ends.a.send(message)
+    ends.a.send({"say": "stop"})
+    ends.b.doRead()
+    assert (ends.heard[1], ends.lost, kinds(events)) == ([({"say": "stop"}, b"")], [], [])
+
+
+class Failing:
+    """An end whose C{sendmsg} fails once, if there is an error for that."""
+
+    def __init__(self, end: socket.socket, number: int) -> None:
+        self._end, self.error = end, OSError(number, os.strerror(number))
+        self.fails = True
+
+    def sendmsg(self, *args: Any) -> int:
+        if self.fails:
+            self.fails = False
+            raise self.error
+        return self._end.sendmsg(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._end, name)
+
+
+@pytest.mark.parametrize("number", [errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS, errno.EMSGSIZE, None])
+def test_cannotBeSent(ends: Ends, events: list[dict[str, Any]], number: int | None) -> None:
+    """
+    A datagram that cannot be sent is lost, and said to be. Any other message is not: both processes find the channel
+    closed, after what was sent before; nothing is sent after it.
+    """
+    channel: Any = ends.a
+    end = channel._end
+    datagram, name = (b"x" * LONGEST, "") if number is None else (b"x", "")
+    if number is not None:
+        channel._end = Failing(end, number)
+    ends.a.send({"say": "give"}, datagram)
+    ends.a.send({"say": "freed"})
+    ends.b.send({"say": "unreachable"})
+    ends.b.doRead()
+    assert ([told["say"] for told, _ in ends.heard[1]], ends.lost, kinds(events)) == (["freed"], [], ["unforwarded"])
+    if number is None:
+        name = "x" * LONGEST
+    else:
+        channel._end = Failing(end, number)
+    ends.a.send({"say": "state", "name": name})
+    ends.a.send({"say": "read"})
+    ends.a.doRead()
+    ends.b.doRead()
+    assert [told["say"] for told, _ in ends.heard[0] + ends.heard[1]] == ["unreachable", "freed"]
+    assert (sorted(ends.lost), kinds(events)) == ([0, 1], ["unforwarded", "fault"])
+    assert (ends.reactor.readers, ends.reactor.writers) == (set(), set())
+
+
+@pytest.mark.parametrize("octets", [b"x" * (LONGEST + 1), b'{"say": "state", "x\n', b"[" * 100_000 + b"\n", b"\xff\n"])
+def test_unreadable(ends: Ends, events: list[dict[str, Any]], octets: bytes) -> None:
+    """A packet that was cut, or that holds something else, closes the channel, as nobody knows what is missing."""
+    channel: Any = ends.a
+    channel._end.send(octets)
+    ends.a.send({"say": "read"})
+    ends.b.doRead()
+    ends.a.doRead()
+    assert (ends.heard, sorted(ends.lost), kinds(events)) == (([], []), [0, 1], ["fault"])
+
+
+def test_tooManyDescriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that does not get all descriptors says so, and keeps none."""
+    monkeypatch.setattr(predecessor, "DEATH_TIMEOUT", 0.01)
+    ours, theirs = socketPair()
+    before = sorted(os.listdir("/proc/self/fd"))
+    sendPacket(ours, Packet({"say": "sockets", "at": []}, b"", (ours.fileno(),) * (MOST_DESCRIPTORS + 10)))
+    with pytest.raises(EOFError, match="not all descriptors were passed on"):
+        Inheritance(theirs)
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    ours.close()
+    theirs.close()
+
+
+@pytest.mark.parametrize("fault", ["x.yaml:{}: no", "x.yaml:{}: " + "\N{SNOWMAN}" * 5000])
+def test_manyFaults(fault: str) -> None:
+    """However many faults a new process has, and however long, the first of them are told."""
+    ours, theirs = socketPair()
+    ours.settimeout(5)
+    sendPacket(ours, Packet({"say": "begin", "pid": 7, "doors": {}}))
+    given = Inheritance(theirs)
+    given.refuse(fault.format(number) for number in range(60_000))
+    told = receivePacket(ours).message["faults"]
+    assert len(told) == MOST_FAULTS + 1
+    assert all(each.startswith(f"x.yaml:{number}: ") for number, each in enumerate(told[:-1]))
+    assert told[-1] == f"{60_000 - MOST_FAULTS} more faults: castd check shows all of them"
+    ours.close()
+    theirs.close()
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from castd.packets import slam
 from castd.service.service import Server, compose, read
 from castd.testing import Network, RecordingClient
 from castd.upgrade import handover, predecessor
+from castd.upgrade.channel import LONGEST
 from castd.upgrade.predecessor import DEATH_TIMEOUT, Predecessor
 from castd.upgrade.successor import EXIT_TIMEOUT, READY_TIMEOUT, SERVING_TIMEOUT, Successor
 from tests.support.disks import result
@@ -55,7 +56,9 @@ class End:
         if self.open and self.other is not None:
             self.line.said.append(told["say"])
             # A message is on its way for a moment, and nothing but JSON.
-            self.line.network.callLater(self.line.delay, self.other.hear, json.loads(json.dumps(told)), datagram)
+            text = json.dumps(told)
+            assert len(text) + 1 + len(datagram) <= LONGEST
+            self.line.network.callLater(self.line.delay, self.other.hear, json.loads(text), datagram)
 
     def hear(self, told: dict[str, Any], datagram: bytes) -> None:
         if self.open:
@@ -225,6 +228,23 @@ def test_machines(case: Callable[..., Case], network: Network) -> None:
     assert len(heard) == 600
     assert heard[599]._replace(at=0.0) == ("52:54:00:00:02:57", None, "efi-x64", "10.3.2.87", 0.0)
     assert heard[599].at >= 9
+
+
+def test_muchState(case: Callable[..., Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the old process has under way is known to the new one, however much that is, and however long."""
+    one = case(START + SINGLE)
+    peers = [(f"fe80::{high:x}:{low:x}%enp0s31f6", 65535, 0, 1) for high in range(20) for low in range(256)]
+    groups = [(f"239.255.{number // 256}.{number % 256}", 6969) for number in range(2000)]
+    transport: Any = one.old.addresses[0].transport
+    monkeypatch.setattr(transport, "requestPortPeers", lambda: peers)
+    monkeypatch.setattr(transport, "groups", lambda: groups)
+    for number, group in enumerate(groups):
+        one.old.site.groupPool.reserve(group, f"{number}/" + "\N{SNOWMAN}" * 400, 10)
+    assert one.upgrade() == ()
+    assert one.new is not None
+    previous: Any = one.new.site.predecessor
+    assert (previous._guests, dict(previous.groups)) == ({("", 69): set(peers)}, dict.fromkeys(groups, 1))
+    assert [use.partition("/")[0] for use, _ in previous._used.values()] == [str(number) for number in range(2000)]
 
 
 def test_singlePort(case: Callable[..., Case], network: Network) -> None:

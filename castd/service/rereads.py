@@ -15,7 +15,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from castd.config.plugin import Collected
-from castd.errors import ConfigError
+from castd.errors import ConfigError, firstFaults
 from castd.files.content import Directory
 from castd.files.threads import RunInThread
 from castd.files.uploads import UploadDirectory
@@ -27,8 +27,6 @@ _log = Logger(namespace="castd")
 
 #: A reload that takes so many seconds to read the service file is given up; C{castd reload} waits a little longer.
 REREAD_TIMEOUT = 25.0
-#: The most faults of a file that are logged and told: each is a line of the log, for which all transfers wait.
-MOST_FAULTS = 100
 
 
 class Reloadable(Protocol):
@@ -128,11 +126,7 @@ class Rereads:
 
     def _faults(self, failure: Failure) -> tuple[str, ...]:
         if isinstance(failure.value, ConfigError):
-            faults = failure.value.faults
-            if len(faults) <= MOST_FAULTS:
-                return faults
-            rest = f"{len(faults) - MOST_FAULTS} more faults: castd check shows all of them"
-            return (*faults[:MOST_FAULTS], rest)
+            return firstFaults(failure.value.faults)
         if isinstance(failure.value, BlockingIOError):
             return (f"{self._server.file}: cannot be read: {failure.value.strerror}",)
         if failure.check(TimeoutError):

@@ -7,11 +7,14 @@ sees when the other process has died.  A message is a line of JSON; a datagram m
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import socket
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor, IWriteDescriptor
@@ -19,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from castd.errors import reasonOf
 from castd.upgrade.messages import FromPredecessor, FromSuccessor
 
 _log = Logger(namespace="castd")
@@ -60,17 +64,50 @@ def socketPair() -> tuple[socket.socket, socket.socket]:
     return ends
 
 
+class UnreadablePacket(Exception):
+    """A packet has come that holds no message, or a part of one."""
+
+
+class _Encoded(NamedTuple):
+    """
+    A packet as it is sent.
+
+    @ivar mayBeLost: it is about a datagram, which the network may lose as well.
+    """
+
+    octets: bytes
+    descriptors: tuple[int, ...]
+    mayBeLost: bool
+
+    def send(self, end: socket.socket) -> None:
+        """
+        Send this packet.
+
+        @raise OSError: from C{sendmsg}, or the packet is longer than the other end receives.
+        """
+        if len(self.octets) > LONGEST:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+        descriptors = array("i", self.descriptors)
+        end.sendmsg([self.octets], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if descriptors else [])
+
+
+def _encode(packet: Packet[Sent]) -> _Encoded:
+    """
+    Encode a packet.
+
+    @raise TypeError, ValueError: JSON has no form for the message.
+    """
+    line = json.dumps(packet.message).encode()
+    return _Encoded(b"%b\n%b" % (line, packet.datagram), packet.descriptors, bool(packet.datagram))
+
+
 def sendPacket(end: socket.socket, packet: Packet[Sent]) -> None:
     """
     Send one packet.
 
-    @raise OSError: from C{sendmsg}.
+    @raise OSError: from C{sendmsg}, or the packet is longer than the other end receives.
     """
-    line = json.dumps(packet.message).encode() + b"\n"
-    descriptors = array("i", packet.descriptors)
-    end.sendmsg(
-        [line, packet.datagram], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)] if packet.descriptors else []
-    )
+    _encode(packet).send(end)
 
 
 def receivePacket(end: socket.socket) -> Packet[Received]:
@@ -78,20 +115,30 @@ def receivePacket(end: socket.socket) -> Packet[Received]:
     Receive one packet.
 
     @raise EOFError: the other end is closed.
+    @raise UnreadablePacket: the packet has another form, or was cut.
     @raise OSError: from C{recvmsg}.
     """
     descriptors = array("i")
     try:
         # recv_fds does not pass its flags on, in Python 3.11.
-        octets, ancillary, _, _ = end.recvmsg(LONGEST, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        octets, ancillary, flags, _ = end.recvmsg(LONGEST, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
-        octets, ancillary = b"", []
+        octets, ancillary, flags = b"", [], 0
     if not octets:
         raise EOFError("it has closed its end")
     for _, _, numbers in ancillary:
         descriptors.frombytes(numbers)
+    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        for each in descriptors:
+            os.close(each)
+        if flags & socket.MSG_TRUNC:
+            raise UnreadablePacket(f"a message is longer than {LONGEST} octets")
+        raise UnreadablePacket("not all descriptors were passed on: this process may have too few")
     line, _, datagram = octets.partition(b"\n")
-    return Packet(json.loads(line), datagram, tuple(descriptors))
+    try:
+        return Packet(json.loads(line), datagram, tuple(descriptors))
+    except (ValueError, RecursionError):
+        raise UnreadablePacket("what comes through the channel is no message of castd") from None
 
 
 @implementer(IReadDescriptor, IWriteDescriptor)
@@ -115,16 +162,24 @@ class Channel(Generic[Sent, Received]):
         self._end = end
         self._received: Callable[[Received, bytes], object] = received
         self._lost = lost
-        self._waiting: deque[Packet[Sent]] = deque()
+        self._waiting: deque[_Encoded] = deque()
         self._closed = False
         end.setblocking(False)
         reactor.addReader(self)
 
     def send(self, message: Sent, datagram: bytes = b"", descriptors: Iterable[int] = ()) -> None:
-        """Send a message, now or when there is room for it; only a message with a datagram may be lost."""
-        if self._closed or (datagram and len(self._waiting) >= MOST_WAITING):
+        """
+        Send a message, now or when there is room for it.  Only a message with a datagram may be lost, which is logged;
+        if another one cannot be sent, this end is shut down: both processes find the channel closed.
+
+        @raise TypeError, ValueError: JSON has no form for the message.
+        """
+        if self._closed:
             return
-        self._waiting.append(Packet(message, datagram, tuple(descriptors)))
+        if datagram and len(self._waiting) >= MOST_WAITING:
+            _logLost("it reads too slowly")
+            return
+        self._waiting.append(_encode(Packet(message, datagram, tuple(descriptors))))
         if len(self._waiting) == 1:
             self.doWrite()
 
@@ -151,7 +206,12 @@ class Channel(Generic[Sent, Received]):
                 packet: Packet[Received] = receivePacket(self._end)
             except BlockingIOError:
                 return
-            except (EOFError, OSError):
+            except EOFError:
+                self._otherEndClosed()
+                return
+            except (UnreadablePacket, OSError) as error:
+                # What it was is not known: this process may not go on as if it had been nothing.
+                _logBroken(error)
                 self._otherEndClosed()
                 return
             try:
@@ -163,17 +223,30 @@ class Channel(Generic[Sent, Received]):
 
     def doWrite(self) -> None:
         while self._waiting:
+            packet = self._waiting[0]
             try:
-                sendPacket(self._end, self._waiting[0])
+                packet.send(self._end)
             except BlockingIOError:
                 self._reactor.addWriter(self)
                 return
-            except OSError:
+            except ConnectionError:
                 # C{doRead} will find the channel closed, after what the other end has sent before.
                 self._waiting.clear()
                 break
+            except OSError as error:
+                if not packet.mayBeLost:
+                    _logBroken(error)
+                    self._shutDown()
+                    break
+                _logLost(reasonOf(error))
             self._waiting.popleft()
         self._reactor.removeWriter(self)
+
+    def _shutDown(self) -> None:
+        """Send nothing any more; C{doRead} will find the channel closed, and so will the other process."""
+        self._waiting.clear()
+        with suppress(OSError):
+            self._end.shutdown(socket.SHUT_RDWR)
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         """Close this end: the reactor has given up on the descriptor."""
@@ -183,6 +256,15 @@ class Channel(Generic[Sent, Received]):
         if not self._closed:
             self.close()
             self._lost()
+
+
+def _logBroken(error: Exception) -> None:
+    why = reasonOf(error)
+    _log.error("the channel between two processes of an upgrade is broken: {why}", event="fault", why=why)
+
+
+def _logLost(why: str) -> None:
+    _log.warn("a datagram for the other process of an upgrade is lost: {why}", event="unforwarded", why=why)
 
 
 #: The predecessor's end, and the successor's.

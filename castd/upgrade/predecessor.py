@@ -5,6 +5,7 @@ Takes over from the predecessor, in the new process; L{castd.upgrade} has the th
 from __future__ import annotations
 
 import errno
+import json
 import os
 import select
 import socket
@@ -19,6 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from castd.errors import MOST_FAULTS, firstFaults
 from castd.group_pool import Group
 from castd.interfaces import IPredecessor
 from castd.machines.table import HeardMachine
@@ -26,7 +28,15 @@ from castd.net.activation import SocketsByAddress
 from castd.observe.sdnotify import STOP_MARGIN
 from castd.request import Local, Peer, hostPort
 from castd.units import wholeNumber
-from castd.upgrade.channel import ChannelToPredecessor, MakeChannel, Packet, receivePacket, sendPacket
+from castd.upgrade.channel import (
+    LONGEST,
+    ChannelToPredecessor,
+    MakeChannel,
+    Packet,
+    UnreadablePacket,
+    receivePacket,
+    sendPacket,
+)
 from castd.upgrade.messages import (
     BindAddress,
     FreedMessage,
@@ -94,6 +104,8 @@ class Inheritance:
             if not hasEnded(self.pid, DEATH_TIMEOUT):
                 raise
             self.orphaned = True
+        except UnreadablePacket as error:
+            raise EOFError(str(error)) from None
         except (ValueError, TypeError, LookupError):
             raise EOFError("what comes through the channel is no message of castd") from None
 
@@ -110,11 +122,18 @@ class Inheritance:
         self.pid = packet.message["pid"]
 
     def refuse(self, faults: Iterable[str]) -> None:
-        """Tell the predecessor why this process cannot start."""
-        refused: RefusedMessage = {"say": "refused", "faults": list(faults)}
+        """Tell the predecessor why this process cannot start, as far as that fits into one packet."""
+        refused: RefusedMessage = {"say": "refused", "faults": [_shortened(each) for each in firstFaults((*faults,))]}
         # A predecessor that has died needs no answer.
         with suppress(OSError):
             sendPacket(self.end, Packet[FromSuccessor](refused))
+
+
+def _shortened(fault: str) -> str:
+    """Return a fault, or its beginning, so that as many as are told have room in one packet."""
+    while len(json.dumps(fault)) > LONGEST // (MOST_FAULTS + 2):
+        fault = f"{fault[: len(fault) // 2]}…"
+    return fault
 
 
 def receiveInheritance(environ: MutableMapping[str, str]) -> Inheritance | None:

@@ -4,6 +4,7 @@ Hands over to the successor, in the running process; L{castd.upgrade} has the th
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -15,10 +16,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from castd.errors import firstFaults
 from castd.group_pool import Group
 from castd.interfaces import ISuccessor
 from castd.request import Local, Peer
-from castd.upgrade.channel import MOST_DESCRIPTORS, ChannelToSuccessor, MakeChannel, socketPair
+from castd.upgrade.channel import LONGEST, MOST_DESCRIPTORS, ChannelToSuccessor, MakeChannel, socketPair
 from castd.upgrade.messages import (
     BindAddress,
     FromPredecessor,
@@ -47,8 +49,10 @@ SERVING_TIMEOUT = 4.0
 EXIT_TIMEOUT = 5.0
 #: Seconds until this process exits, so that the answer at the control socket is still sent.
 GRACE = 0.5
-#: The most entries in one message about the state.
+#: The most entries in one message about the state; long ones are fewer.
 ENTRIES = 512
+
+_NOT_SERVING = f"the new process did not take over within {SERVING_TIMEOUT:g} s, though it was ready"
 
 Entry = TypeVar("Entry")
 
@@ -176,9 +180,9 @@ class Successor:
     def _notReady(self) -> None:
         self._kill(f"the new process was not ready within {READY_TIMEOUT:g} s")
 
-    def _notServing(self) -> None:
+    def _notServing(self, why: str = _NOT_SERVING) -> None:
         if not self._server.stopping:
-            self._kill(f"the new process did not take over within {SERVING_TIMEOUT:g} s, though it was ready")
+            self._kill(why)
 
     def _kill(self, why: str) -> None:
         """Kill the process of the successor, unless it has ended, and let L{_exited} end the attempt."""
@@ -197,8 +201,15 @@ class Successor:
         self._fail(self._faults or (f"the new process {how} before it was ready; the log says why",))
 
     def _channelLost(self) -> None:
-        """Wait for the end of the process, whose channel is closed: this process must not read before that."""
-        if not self._server.stopping:
+        """
+        Wait for the end of the process, whose channel is closed: this process must not read before that.  It is not
+        waited for where nobody reads meanwhile: it has never been told to, or never will.
+        """
+        if self._ending:
+            return
+        if self.takenOver and not self._confirmed.called:
+            self._notServing("the new process ended, or the channel to it, before it had taken over; the log says why")
+        elif not self._server.stopping:
             self._setTimer(EXIT_TIMEOUT, self._notEnded)
 
     def _notEnded(self) -> None:
@@ -238,7 +249,7 @@ class Successor:
     def _received(self, message: FromSuccessor, datagram: bytes) -> None:
         match message["say"]:
             case "refused":
-                self._faults = tuple(message["faults"])
+                self._faults = firstFaults(tuple(message["faults"]))
             case "ready":
                 self._stopReading(message)
             case "serving":
@@ -364,6 +375,13 @@ class Successor:
 
 
 def _parts(found: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
-    """Return the entries, in parts for one message each."""
+    """Return the entries, in parts for one message each, which fit into a packet unless a single entry is too long."""
     for start in range(0, len(found), ENTRIES):
-        yield found[start : start + ENTRIES]
+        parts = [found[start : start + ENTRIES]]
+        while parts:
+            part = parts.pop()
+            if len(part) > 1 and len(json.dumps(part)) > LONGEST // 2:
+                middle = len(part) // 2
+                parts += part[middle:], part[:middle]
+            else:
+                yield part
