@@ -830,6 +830,36 @@ def test_orphaned(case: Callable[..., Case], network: Network) -> None:
     assert Client(network).finish() == BODY
 
 
+@pytest.mark.parametrize("ended", [True, False])
+def test_orphanedAndStopped(case: Callable[..., Case], network: Network, folder: Path, ended: bool) -> None:
+    """A new process that is stopped while it makes sure that its predecessor is dead takes nothing over any more."""
+    one = case(START + TFTP)
+    one.old.handover.upgrade()
+    one.start()
+    assert one.new is not None
+    for port in one.old.site.ports.openPorts():
+        one.old.site.ports.unbind(port)
+    one.line.ends[0].close()
+    network.advance(0.3)
+    over: list[object] = []
+    one.new.stopService().addCallback(over.append)
+    one.killedOld = ended
+    network.advance(DEATH_TIMEOUT + 1)
+    previous = one.new.handover.predecessor
+    assert previous is not None
+    assert (previous.takenOver, one.left, len(over)) == (False, [], 1)
+
+
+def test_leftUnknown(case: Callable[..., Case], network: Network, events: list[dict[str, Any]]) -> None:
+    """That a peer has left at a port where none is known is no fault."""
+    one = case(START + TFTP)
+    Client(network)
+    assert one.upgrade() == ()
+    one.line.ends[0].send({"say": "left", "at": ("10.0.0.1", 70), "peer": ("10.0.0.9", 7)})
+    network.advance(1)
+    assert [event for event in events if event.get("event") == "fault"] == []
+
+
 def test_cannot(case: Callable[..., Case]) -> None:
     """Who was composed without a way to start another process says so."""
     one = case(START + TFTP)

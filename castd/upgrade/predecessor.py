@@ -295,6 +295,8 @@ class Predecessor(Service):
 
     def _checkDeath(self, until: float) -> None:
         """Take over from a predecessor that has died without a word; leave if it lives: two must not read one port."""
+        if self._server.stopping:
+            return  # this process does not begin to serve any more
         if self._hasEnded(self.pid):
             self._takeOver()
             self._serveAlone()
@@ -343,7 +345,7 @@ class Predecessor(Service):
             case "here":
                 self._guests.setdefault(asAddress(message["at"]), set()).add(asPeer(message["peer"]))
             case "left":
-                self._guests[asAddress(message["at"])].discard(asPeer(message["peer"]))
+                self._guests.get(asAddress(message["at"]), set()).discard(asPeer(message["peer"]))
             case "freed":
                 self._castEnded(message)
             case "back":
