@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
@@ -662,6 +664,148 @@ def test_unusable(damage: bytes | None, tmp_path: Path) -> None:
     assert (tmp_path / "history.sqlite.unusable").read_bytes() == before
     kept.history(received(1.0))
     assert len(kept.found()) == 1
+
+
+def test_unusableAgain(tmp_path: Path) -> None:
+    """Nothing that was put aside is overwritten; beyond nine a file stays, and the history is in memory, as is told."""
+    file, events = tmp_path / "history.sqlite", list[LogEvent]()
+    for number in range(eventstore.MOST_ASIDE):
+        file.write_bytes(b"this is no database, but number %d" % number)
+        Kept(file).history.close()
+    names = [f"{file}.unusable{end}" for end in ("", *(f".{number}" for number in range(2, 10)))]
+    assert [Path(each).read_bytes()[-1:] for each in names] == [b"%d" % number for number in range(9)]
+    file.write_bytes(b"this is no database, but the last")
+    kept = Kept(file)
+    with observed(events.append):
+        for name in ("one", "two"):
+            kept.history(refused(1.0, name=name))
+            kept.clock.advance(history.DELAY)
+        assert [each["name"] for each in kept.found()] == ["one", "two"]
+        assert file.read_bytes() == b"this is no database, but the last"
+        os.unlink(names[3])
+        kept.history(refused(1.0, name="three"))
+        kept.clock.advance(history.DELAY)
+    assert [event["event"] for event in events] == ["unused-history", "put-aside"]
+    assert names[0] in events[0]["why"]
+    assert Path(names[3]).read_bytes() == b"this is no database, but the last"
+    assert [each["name"] for each in readFile(str(file), Query())] == ["one", "two", "three"]
+    assert kept.history.lost == 0
+    kept.history.close()
+
+
+def anotherVersion(patch: pytest.MonkeyPatch) -> None:
+    """Make this a castd with tables of another version."""
+    patch.setattr(eventstore, "_TABLES", eventstore._TABLES.replace("user_version = 1", "user_version = 2"))
+    patch.setattr(eventstore, "VERSION", 2)
+
+
+def test_otherVersionInUse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    In an upgrade to other tables the file stays with the process that writes to it; the next one keeps its history in
+    memory, says so once, and has a file as soon as that process has ended.  Nothing is lost of either.
+    """
+    file, events = tmp_path / "history.sqlite", list[LogEvent]()
+    old = Kept(file)
+    old.history(refused(1.0, name="old 1"))
+    old.clock.advance(history.DELAY)
+    with monkeypatch.context() as patch, observed(events.append):
+        anotherVersion(patch)
+        new = Kept(file)
+        new.history.tellOfFile()
+        for name in ("new 1", "new 2"):
+            new.history(refused(2.0, name=name))
+            new.clock.advance(history.DELAY)
+        assert [each["name"] for each in new.found()] == ["new 1", "new 2"]
+    with observed(events.append):
+        old.history(refused(3.0, name="old 2"))
+        old.history.close()
+    with monkeypatch.context() as patch, observed(events.append):
+        anotherVersion(patch)
+        new.history(refused(4.0, name="new 3"))
+        assert [each["name"] for each in new.found()] == ["new 1", "new 2", "new 3"]
+        new.history.close()
+    assert [event["event"] for event in events] == ["unused-history", "put-aside"]
+    assert [each["name"] for each in readFile(f"{file}.unusable", Query())] == ["old 1", "old 2"]
+    assert [each["name"] for each in readFile(str(file), Query())] == ["new 1", "new 2", "new 3"]
+
+
+def test_otherVersionInPlace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process whose file was removed leaves a file of another version alone that another one has begun in place."""
+    file, events = tmp_path / "history.sqlite", list[LogEvent]()
+    old = Kept(file)
+    for each in tmp_path.iterdir():
+        each.unlink()
+    with monkeypatch.context() as patch:
+        anotherVersion(patch)
+        new = Kept(file)
+        new.history(refused(1.0, name="new"))
+        new.clock.advance(history.DELAY)
+    with observed(events.append):
+        for name in ("old 1", "old 2"):
+            old.history(refused(2.0, name=name))
+            old.clock.advance(history.DELAY)
+        assert [each["name"] for each in old.found()] == ["old 1", "old 2"]
+        old.history.close()
+    assert [event["event"] for event in events] == ["unused-history"]
+    assert [each["name"] for each in new.found()] == ["new"]
+    assert not list(tmp_path.glob("*.unusable*"))
+    new.history.close()
+
+
+def test_movedLater(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is in memory stays there if the file cannot be written to, and is moved at the end at the latest."""
+    file, events = tmp_path / "history.sqlite", list[LogEvent]()
+    old = Kept(file)
+    with monkeypatch.context() as patch:
+        anotherVersion(patch)
+        new = Kept(file)
+        new.history(refused(1.0, name="one"))
+        new.clock.advance(history.DELAY)
+        old.history.close()
+        with monkeypatch.context() as full, observed(events.append):
+
+            def refuse(*_: object) -> None:
+                raise sqlite3.OperationalError("database or disk is full")
+
+            full.setattr(new.store, "_write", refuse)
+            new.history(refused(2.0, name="lost"))
+            new.clock.advance(history.DELAY)
+        assert [each["name"] for each in new.found()] == ["one"]
+        new.history.close()
+    assert [event["event"] for event in events] == ["unkept", "put-aside"]
+    assert [each["name"] for each in readFile(str(file), Query())] == ["one"]
+
+
+def test_locksAreKept(tmp_path: Path) -> None:
+    """A second look at the file, as a reload takes it, gives up none of the locks that keep other processes away."""
+    file = tmp_path / "history.sqlite"
+    kept = Kept(file)
+    kept.history(refused(1.0))
+    kept.clock.advance(history.DELAY)
+    Store(str(file), AGE, LARGE).close()
+    asks = f"import sqlite3; sqlite3.connect({str(file)!r}, timeout=0).execute('PRAGMA journal_mode = DELETE')"
+    other = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=False)
+    assert "database is locked" in other.stderr
+    assert (tmp_path / "history.sqlite-wal").exists()
+    kept.history.close()
+
+
+def test_damagedForBoth(tmp_path: Path) -> None:
+    """Two processes that share a damaged file put it aside once, with the log that SQLite reads it with."""
+    file = tmp_path / "history.sqlite"
+    one, two = Kept(file), Kept(file)
+    one.history(refused(1.0, name="before"))
+    one.clock.advance(history.DELAY)
+    for each in (one, two):
+        each.store._beginAnew(str(file), damaged=True)
+    assert [each.name for each in tmp_path.glob("*.unusable")] == ["history.sqlite.unusable"]
+    assert [each["name"] for each in readFile(f"{file}.unusable", Query())] == ["before"]
+    for each in (one, two):
+        each.history(refused(2.0, name="after"))
+        each.clock.advance(history.DELAY)
+    assert [each["name"] for each in readFile(str(file), Query())] == ["after"] * 2
+    for each in (one, two):
+        each.history.close()
 
 
 def test_damagedInTheMiddle(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from castd.observe.format import asMessage, showInstant
 
 _Value = TypeVar("_Value")
 
-#: The version of the tables, as SQLite's C{user_version}; a file of another version is put aside.
+#: The version of the tables, as SQLite's C{user_version}.  A file of another version that no process uses is put aside.
 VERSION = 1
 
 #: Seconds that one process waits for the other's lock, while both write: during an upgrade.
@@ -46,6 +46,12 @@ LARGEST_LOG = 4 << 20
 WRITTEN = 64
 #: A file that is so many times as large as it may be is written anew: its bound was larger before.
 SHRUNK_FROM = 2
+#: The most octets of what is in memory.
+MEMORY = 4 << 20
+#: The most files that are put aside.
+MOST_ASIDE = 9
+#: What SQLite writes beside a file, and finds there by its name.
+_BESIDE = ("-wal", "-shm")
 
 #: SQLite has no larger number for a row.
 _LARGEST_ID = (1 << 63) - 1
@@ -170,13 +176,25 @@ def storable(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
+class _OtherVersion(sqlite3.DatabaseError):
+    """A file has the tables of another version of castd."""
+
+
+class _NotYet(Exception):
+    """A file cannot be used, and has to stay as it is."""
+
+
 class Store:
     """
     A table of events, in a file or in memory.  Its methods wait for the disk, and only one thread may call them at a
     time.
 
+    While a file has to stay as it is, events are kept in memory, and move to the file once it is free: one of another
+    version that another process uses, as during an upgrade to a castd with other tables.
+
     @ivar path: the file; L{None}: in memory.
     @ivar putAside: the name that an unusable file has got, as it was damaged or of another version; L{None}: none was.
+    @ivar waitsFor: why events are in memory and not in the file; L{None}: they are where they belong.
     """
 
     def __init__(
@@ -190,33 +208,58 @@ class Store:
         """
         self.path = path
         self.putAside: str | None = None
+        self.waitsFor: str | None = None
         self._age, self._size = age, size
         self._pruned = 0.0
         self._clock = _ProvenClock(monotonic)
         #: Device and inode of the file; L{None}: it is not open.
         self._identity: tuple[int, int] | None = None
-        self._database = _connect(":memory:") if path is None else self._openFile(path)
+        try:
+            self._database = _connect(":memory:") if path is None else self._openFile(path)
+        except _NotYet as error:
+            self._database, self.waitsFor = _connect(":memory:"), str(error)
 
     def _openFile(self, path: str) -> sqlite3.Connection:
-        # SQLite would say only that it cannot open the file, and would follow a link that somebody has planted.
-        os.close(openOwn(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK))
-        checkBeside(tuple(path + ending for ending in ("-wal", "-shm", "-journal")))
+        """
+        Open the file, or another one in place of one that is put aside.
+
+        @raise _NotYet: it has to stay as it is.
+        """
+        _checkFile(path)
+        checkBeside(tuple(path + ending for ending in (*_BESIDE, "-journal")))
         try:
             database = _connect(path)
             self._identity = _identityOf(path)
             return database
         except sqlite3.OperationalError as error:
             raise OSError(None, str(error)) from None
+        except _OtherVersion as error:
+            # Where another process has it open, that would go on in a file that nobody finds.
+            if _isInUse(path):
+                raise _NotYet(f"{error}, and another process uses it") from None
+            self._putFileAside(path)
         except sqlite3.DatabaseError:
             self._putFileAside(path)
-            return self._openFile(path)
+        return self._openFile(path)
 
     def _putFileAside(self, path: str) -> None:
-        self.putAside = f"{path}.unusable"
-        os.replace(path, self.putAside)
-        for beside in ("-wal", "-shm"):
+        """
+        Give the file a name that no other has, with what SQLite has written beside it and needs to read it.
+
+        @raise _NotYet: so many were put aside that there is no name.
+        """
+        aside = _reserveName(f"{path}.unusable")
+        try:
+            os.replace(path, aside)
+        except BaseException as error:
+            os.unlink(aside)
+            if isinstance(error, FileNotFoundError):
+                return  # another process has put it aside
+            raise
+        for ending in _BESIDE:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(path + beside)
+                os.replace(path + ending, aside + ending)
+        self.putAside = aside
 
     def add(self, entries: Sequence[KeptEvent], now: float) -> None:
         """
@@ -226,12 +269,14 @@ class Store:
         @raise sqlite3.Error: the disk is full, or does not answer; none of these entries is kept.
         @raise OSError: the file was removed, renamed or damaged, and no other can be made.
         """
-        if self.path is not None and not self._isInPlace(self.path):
+        if self.waitsFor is not None:
+            self._moveToFile()
+        elif self.path is not None and not self._isInPlace(self.path):
             self._beginAnew(self.path)
         try:
             self._write(entries, now)
         except sqlite3.DatabaseError as error:
-            if self.path is None or not _isDamage(error):
+            if self.path is None or self.waitsFor is not None or not _isDamage(error):
                 raise
             # A page in the middle is not looked at when a file is opened: so it would be each time, for ever.
             self._beginAnew(self.path, damaged=True)
@@ -248,10 +293,15 @@ class Store:
             # The room that all the entries of a burst would take at once would stay the file's.
             for first in range(0, len(entries), WRITTEN):
                 self._database.executemany(insert, entries[first : first + WRITTEN])
-                while self._octets() > self._size and self._makeRoom():
+                while self._octets() > self._bound and self._makeRoom():
                     pass
         if prunes and self._fileOctets() > SHRUNK_FROM * self._size:
             self._shrink()
+
+    @property
+    def _bound(self) -> int:
+        """The most octets that entries may take."""
+        return self._size if self.waitsFor is None else min(self._size, MEMORY)
 
     def _steadyFor(self, now: float) -> float:
         """
@@ -310,15 +360,43 @@ class Store:
         """
         # First the old one: SQLite finds the log beside a file by its name.
         self._database.close()
-        self._identity = None
+        before, self._identity = self._identity, None
         try:
-            if damaged:
+            # Another process that shares the file may have met the damage as well, and put it aside.
+            if damaged and before == _identityOf(path):
                 self._putFileAside(path)
             self._database = self._openFile(path)
+        except _NotYet as error:
+            self._database, self.waitsFor = _connect(":memory:"), str(error)
         except BaseException:
             # What is asked meanwhile is answered: there is nothing.
             self._database = _connect(":memory:")
             raise
+
+    def _moveToFile(self) -> None:
+        """
+        Move what is in memory to the file, if that can be used by now.
+
+        @raise sqlite3.Error: the disk is full, or does not answer; it stays in memory.
+        @raise OSError: the file cannot be opened or made.
+        """
+        path, memory, why = self.path, self._database, self.waitsFor
+        assert path is not None
+        try:
+            self._database = self._openFile(path)
+        except _NotYet:
+            return
+        self.waitsFor = None
+        columns = ", ".join(KeptEvent._fields)
+        kept = [KeptEvent(*row) for row in memory.execute(f"SELECT {columns} FROM events ORDER BY id")]
+        try:
+            if kept:
+                self._write(kept, kept[-1].time)
+        except BaseException:
+            self._database.close()
+            self._database, self.waitsFor, self._identity = memory, why, None
+            raise
+        memory.close()
 
     def _octets(self) -> int:
         """Return the octets that entries take; what has been removed is used again and does not count."""
@@ -350,6 +428,9 @@ class Store:
 
     def close(self) -> None:
         """Close the file."""
+        if self.waitsFor is not None:
+            with contextlib.suppress(OSError, sqlite3.Error):
+                self._moveToFile()
         self._database.close()
 
 
@@ -389,6 +470,54 @@ def _isDamage(error: sqlite3.DatabaseError) -> bool:
     return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+def _checkFile(path: str) -> None:
+    """
+    Make sure that there is a file that SQLite may open, which would say only that it cannot, and would follow a link
+    that somebody has planted.
+
+    A file that can be used is not opened for that: whoever closes one gives up all locks that this process has on it
+    (POSIX), also those of an SQLite that has it open, as before a reload; another process would think that it is alone,
+    and remove the log that is written to.
+
+    @raise OSError: there is none.
+    """
+    if os.access(path, os.R_OK | os.W_OK, effective_ids=True) and not os.path.islink(path):
+        checkBeside((path,))
+    else:
+        os.close(openOwn(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK))
+
+
+def _reserveName(base: str) -> str:
+    """
+    Make an empty file at a name like this one that nothing has, to be replaced.
+
+    @raise _NotYet: there is none.
+    """
+    for number in range(1, MOST_ASIDE + 1):
+        name = base if number == 1 else f"{base}.{number}"
+        if any(os.path.lexists(name + ending) for ending in _BESIDE):
+            continue
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640))
+            return name
+    raise _NotYet(f"it is unusable, and so are {base} to {base}.{MOST_ASIDE}: remove those that nobody needs")
+
+
+def _isInUse(path: str) -> bool:
+    """
+    Return whether another process has an SQLite file open.  Where none has, all that was written to it is in the file
+    itself from now on, and in no log beside it.
+    """
+    with contextlib.closing(sqlite3.connect(path, timeout=0)) as database:
+        try:
+            database.execute("PRAGMA journal_mode = DELETE")
+        except sqlite3.OperationalError:
+            return True
+        except sqlite3.DatabaseError:
+            return False  # it is damaged as well
+    return False
+
+
 def _identityOf(path: str) -> tuple[int, int] | None:
     """Return device and inode of a file; L{None}: it is not there."""
     try:
@@ -404,13 +533,14 @@ def _connect(path: str) -> sqlite3.Connection:
 
     Two processes write to it during an upgrade: each waits for the other's lock.
 
-    @raise sqlite3.DatabaseError: it is damaged, or of another version.
+    @raise _OtherVersion: it is of another version.
+    @raise sqlite3.DatabaseError: it is damaged.
     """
     database = sqlite3.connect(path, timeout=LOCK_WAIT, check_same_thread=False)
     try:
         ((version,),) = database.execute("PRAGMA user_version")
         if version not in (0, VERSION):
-            raise sqlite3.DatabaseError(f"its version is {version}, not {VERSION}")
+            raise _OtherVersion(f"its version is {version}, not {VERSION}")
         # A crash of the machine may lose the last seconds, and never damages the file.
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = NORMAL")

@@ -114,6 +114,7 @@ class History:
         self._timer: IDelayedCall | None = None
         self._disk = DeferredLock()
         self._queued = False  # a write waits for what is under way on the disk
+        self._toldWhy: str | None = None
 
     def __call__(self, event: LogEvent) -> None:
         if not isKept(event):
@@ -188,15 +189,19 @@ class History:
         form = "{events} events are not in the history: {why}"
         _log.warn(form, event=UNKEPT, events=events, why=reasonOf(failure.value))
 
-    def tellPutAside(self) -> None:
-        """Log that the store has put an unusable file aside, if it has since this was asked last."""
+    def tellOfFile(self) -> None:
+        """Log that the store has put an unusable file aside, or cannot use its file yet, unless it is told already."""
         aside, self.store.putAside = self.store.putAside, None
         if aside is not None:
             form = "{path} could not be used as a history, and is {aside} now"
             _log.warn(form, event="put-aside", path=self.store.path, aside=aside)
+        why, before, self._toldWhy = self.store.waitsFor, self._toldWhy, self.store.waitsFor
+        if why is not None and why != before:
+            form = "{path} is not written to, and the history is in memory until it can be: {why}"
+            _log.warn(form, event="unused-history", path=self.store.path, why=why)
 
     def _written(self, _: None) -> None:
-        self.tellPutAside()
+        self.tellOfFile()
         self._writeLater()
 
     def _writeLater(self) -> None:

@@ -15,13 +15,11 @@ from zope.interface import implementer
 from castd.config.config import Config, HistoryOptions
 from castd.errors import Unavailable
 from castd.files.threads import RunInThread
-from castd.observe.eventstore import FILE, Found, Query, Store
+from castd.observe.eventstore import FILE, MEMORY, Found, Query, Store
 from castd.observe.history import History, Identify
 
 _log = Logger(namespace="castd")
 
-#: The most octets of a history that is in memory.
-MEMORY = 4 << 20
 #: Seconds that a stop waits for the disk.
 PATIENCE = 2.0
 
@@ -105,7 +103,7 @@ class Histories:
         if before is not None:
             self._closing.add(before)
             before.close().addErrback(_closingFailed).addCallback(self._closed, before)
-        history.tellPutAside()
+        history.tellOfFile()
 
     def _closed(self, _: None, history: History) -> None:
         """Keep what a history has counted, without its file."""
