@@ -615,11 +615,32 @@ def test_events(folder: Path, network: Network) -> None:
     assert (folder / "b.json").stat().st_size == size
 
 
-def test_stopping(folder: Path, network: Network) -> None:
-    """A server that is stopping does not reload."""
+def test_stopping(folder: Path, network: Network, events: list[dict[str, Any]]) -> None:
+    """A server that is stopping does not reload, and says so also to who has asked by a signal."""
     case = Case(folder, network, START + TFTP)
     case.server.stopService()
     assert result(case.server.reread()) == ("castd is stopping",)
+    assert refusals(events) == [("castd is stopping", 1, 1)]
+
+
+def test_upgrading(
+    folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch, events: list[dict[str, Any]]
+) -> None:
+    """Nor does one that another process is taking over from, or has; the service manager hears of no reload."""
+    case = Case(folder, network, START + TFTP)
+    told: list[object] = []
+    monkeypatch.setattr(case.server.watch.notifier, "notify", lambda *fields: told.append(fields))
+    monkeypatch.setattr(Handover, "busy", True)
+    assert result(case.server.reread()) == ("an upgrade is under way",)
+    case.server.stopServing()
+    assert result(case.server.reread()) == ("another process has taken over",)
+    assert refusals(events) == [("an upgrade is under way", 1, 1), ("another process has taken over", 1, 1)]
+    assert told == []
+
+
+def refusals(events: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    """Return the refused reloads that were logged: why, which of how many lines."""
+    return [(each["fault"], each["nth"], each["count"]) for each in events if each.get("event") == "refused-reload"]
 
 
 def awaited(case: Case, later: Later) -> list[Any]:
@@ -930,7 +951,7 @@ def test_stoppedInSlices(folder: Path, network: Network) -> None:
     """A server that is told to stop while a reload makes what the file names puts nothing in force."""
     case = Case(folder, network, START + TFTP)
     answers, turns = beginReload(case, START + "transports:\n" + MANY)
-    case.server.draining = True
+    case.server.draining = case.server.stopping = True
     turns.calls.pop(0)()
     assert turns.calls == []
     assert answers == [("castd is stopping",)]

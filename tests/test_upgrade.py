@@ -570,7 +570,10 @@ def test_takenBack(case: Callable[..., Case], network: Network) -> None:
     one = case(START + SINGLE)
     early = Client(network)
     assert one.upgrade() == ()
-    assert one.old.handover.upgrade().result == ("castd is stopping",)
+    refused: list[object] = []
+    with observed(lambda event: refused.append((event["event"], event["fault"]))):
+        assert one.old.handover.upgrade().result == ("another process has taken over",)
+    assert refused == [("refused-upgrade", "another process has taken over")]
     one.die()
     network.advance(0.1)
     assert one.old.unready() is None

@@ -97,7 +97,7 @@ class Rereads:
         asked, server = len(self._waiting), self._server
         why = server.refusesReload()
         if why is not None:
-            self._answer((why,), asked)
+            self._done((why,), asked)
             return
         server.watch.notifier.reloading()
         reading = server.thread(
@@ -106,7 +106,7 @@ class Rereads:
         if not reading.called:
             reading.addTimeout(REREAD_TIMEOUT, server.site.reactor)
         putting = reading.addCallback(lambda file: Deferred.fromCoroutine(self._putInForce(file)))
-        putting.addErrback(self._faults).addCallback(self._done, asked)
+        putting.addErrback(self._faults).addCallback(self._ended, asked)
 
     async def _putInForce(self, file: ServiceFileRead) -> tuple[str, ...]:
         server = self._server
@@ -134,13 +134,17 @@ class Rereads:
         _log.failure("a reload failed", failure, event="fault")
         return ("a fault of castd or of a plugin, see the log",)
 
+    def _ended(self, faults: tuple[str, ...], asked: int) -> None:
+        """Tell the service manager that what it was told to begin has ended, and all others how."""
+        if not self._server.draining:
+            self._server.watch.ready()
+        self._done(faults, asked)
+
     def _done(self, faults: tuple[str, ...], asked: int) -> None:
         for nth, fault in enumerate(faults, 1):
             form = "{file} is refused ({nth} of {count}): {fault}"
             told = {"file": str(self._server.file), "fault": fault, "nth": nth, "count": len(faults)}
             _log.error(form, event="refused-reload", **told)
-        if not self._server.draining:
-            self._server.watch.ready()
         self._answer(faults, asked)
 
     def _answer(self, faults: tuple[str, ...], asked: int) -> None:

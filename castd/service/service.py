@@ -505,9 +505,7 @@ class Server(MultiService):
 
     def refusesReload(self) -> str | None:
         """Return why no file is put in force now; L{None}: one may be."""
-        if self.draining:
-            return "castd is stopping"
-        return "an upgrade is under way" if self.handover.busy else None
+        return self.handover.refusal
 
     def directoriesInUse(self) -> Mapping[BaseModel, Directory | UploadDirectory]:
         """As L{Reloadable.directoriesInUse<castd.service.rereads.Reloadable.directoriesInUse>}."""

@@ -15,7 +15,7 @@ from typing import TypedDict
 from twisted.internet.defer import Deferred, succeed
 
 from castd.upgrade.predecessor import Predecessor
-from castd.upgrade.successor import Successor
+from castd.upgrade.successor import Successor, logRefused
 from castd.upgrade.upgradable import UpgradableServer
 
 #: Where the name of process 1 is.
@@ -64,6 +64,15 @@ class Handover:
         """Whether one process takes over from another, so that nothing else may change."""
         return self.successor is not None or not self.serving
 
+    @property
+    def refusal(self) -> str | None:
+        """Why this process changes nothing now, neither its service file nor itself; L{None}: it may."""
+        if self._server.stopping:
+            return "castd is stopping"
+        if self._server.draining:
+            return "another process has taken over"
+        return "an upgrade is under way" if self.busy else None
+
     def occupiedAdminAddresses(self) -> dict[str, str]:
         """Return the addresses of admin ports that the predecessor still has open, by name."""
         return {} if self.predecessor is None or self.serving else self.predecessor.adminAddresses
@@ -75,12 +84,10 @@ class Handover:
         @return: fires with the reasons why it has not taken over; an empty tuple: the new process serves, and this one
             exits when its transfers have ended.
         """
-        if self._server.draining:
-            return _refused("castd is stopping")
+        if (why := self.refusal) is not None:
+            return _refused(why)
         if self.makeSuccessor is None:
             return _refused("this castd cannot start another")
-        if self.successor is not None:
-            return _refused("an upgrade is under way")
         if (previous := self._server.site.predecessor) is not None:
             return _refused(f"the process before this one ({previous.pid}) has not finished its transfers yet")
         if self.whyNever is not None:
@@ -120,4 +127,6 @@ def whyNever() -> str | None:
 
 
 def _refused(why: str) -> Deferred[tuple[str, ...]]:
+    """Refuse an upgrade; who asks by a signal hears of it by the log alone."""
+    logRefused((why,))
     return succeed((why,))

@@ -223,9 +223,7 @@ class Successor:
 
     def _refuse(self, faults: tuple[str, ...]) -> None:
         """Log why there is no upgrade, and answer whoever has asked for it."""
-        for nth, fault in enumerate(faults, 1):
-            told = {"fault": fault, "nth": nth, "count": len(faults)}
-            _log.error("no upgrade ({nth} of {count}): {fault}", event="refused-upgrade", **told)
+        logRefused(faults)
         self._answerUpgrade(faults)
 
     def _answerUpgrade(self, faults: tuple[str, ...]) -> None:
@@ -385,3 +383,10 @@ def _parts(found: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
                 parts += part[middle:], part[:middle]
             else:
                 yield part
+
+
+def logRefused(faults: tuple[str, ...]) -> None:
+    """Log why no process takes over, a line for each fault."""
+    for nth, fault in enumerate(faults, 1):
+        told = {"fault": fault, "nth": nth, "count": len(faults)}
+        _log.error("no upgrade ({nth} of {count}): {fault}", event="refused-upgrade", **told)
