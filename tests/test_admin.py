@@ -20,12 +20,15 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.error import CannotListenError, ConnectionDone
 from twisted.internet.interfaces import IStreamServerEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
+from twisted.logger import LogEvent
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -35,10 +38,13 @@ from castd.observe import web
 from castd.observe.metrics import MAX_TRANSPORTS, CountedEntry, Counters, MetricsPage
 from castd.observe.web import MetricsSite
 from castd.service import admin
-from castd.service.admin import AdminPort, ControlFactory
+from castd.service.admin import AdminPort, ControlConnection, ControlFactory
+from castd.service.recorders import LONGEST
 from castd.slices import Slices
+from castd.testing import Network
 from tests.support.jobs import eventually, free, running, until
-from tests.support.server import pageOf
+from tests.support.log import observed
+from tests.support.server import START, TFTP, Case, pageOf
 
 BODY = bytes(1500)
 
@@ -415,6 +421,57 @@ def control16() -> tuple[Any, bytes, int, list[Deferred[object]]]:
         admin.MOST_CONNECTIONS,
         asked,
     )
+
+
+QUESTION_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**400), 10**400)
+    | st.integers(-2, 2)
+    | st.floats()
+    | st.text(st.characters(exclude_categories=()), max_size=20)
+    | st.sampled_from(["10.0.0.9", "10.0.0.1:69", "fe80::1%eth0", "blksize=8", "52:54:00:66:00:10", "file", "*"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=2),
+    max_leaves=4,
+)
+QUESTION_KEYS = (
+    *("address", "name", "since", "failed", "limit", "merged", "client", "write", "mode", "options", "to", "seconds"),
+    "other",
+)
+
+
+def test_anyQuestion(tmp_path: Path) -> None:
+    """Whatever is asked at the control socket gets an answer, or is told to be wrong: it is no fault of castd."""
+    (tmp_path / "boot").mkdir()
+    network, events = Network(), list[LogEvent]()
+    case = Case(tmp_path, network, f"recorder: {{directory: {tmp_path}}}\n{START}{TFTP}")
+    right = {"client": "10.0.0.9", "name": "file", "options": ["blksize=8"], "seconds": 1}
+
+    @given(
+        st.sampled_from(["history", "explain", "record", "status", "upgrade"]),
+        st.sets(st.sampled_from(sorted(right))),
+        st.dictionaries(st.sampled_from(QUESTION_KEYS), QUESTION_VALUES, max_size=3),
+    )
+    @example("history", set(), {"since": "monday"})
+    @example("history", set(), {"limit": 1 << 70})
+    @example("history", set(), {"address": "\ud800"})
+    @example("explain", set(right), {"options": [{"a=": 1}]})
+    @example("record", set(), {"since": 10**400})
+    def ask(command: str, some: set[str], other: dict[str, object]) -> None:
+        about = {**{key: right[key] for key in some}, **other}
+        factory = ControlFactory(network, case.server.admin._answers, case.server.site.slices)
+        link, line = connected(factory), json.dumps({**about, "do": command}).encode()
+        assume(len(line) <= ControlConnection.MAX_LENGTH)
+        link.protocol.dataReceived(line + b"\n")
+        network.advance(LONGEST + 1)
+        answer = json.loads(link.value())
+        assert isinstance(answer, dict)
+        assert answer.get("error") != "a fault of castd, see its log"
+
+    with observed(events.append):
+        ask()
+    assert [event for event in events if event.get("event") == "fault"] == []
+    case.server.stopService()
 
 
 def page32() -> tuple[Any, bytes, int, list[Deferred[object]]]:

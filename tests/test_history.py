@@ -941,7 +941,23 @@ def test_diskFullBesideAFile(tmp_path: Path) -> None:
     kept.history.close()
 
 
-@pytest.mark.parametrize("question", [{"since": "monday"}, {"limit": "all"}, {"address": 10}, {"failed": "no"}])
+@pytest.mark.parametrize(
+    "question",
+    [
+        {"since": "monday"},
+        {"since": True},
+        {"since": 10**400},
+        {"since": float("nan")},
+        {"limit": "all"},
+        {"limit": True},
+        {"limit": 0},
+        {"limit": -5},
+        {"limit": 1 << 63},
+        {"address": 10},
+        {"failed": "no"},
+        {"failed": 1},
+    ],
+)
 def test_cannotBeAskedFor(question: dict[str, object]) -> None:
     """A question with a value of another kind is refused, and says which."""
     with pytest.raises(ValueError, match=f"^{next(iter(question))}: "):

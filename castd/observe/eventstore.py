@@ -149,21 +149,27 @@ class Query:
 
         @raise ValueError: a value is none that can be asked for.
         """
+        since, limit = _asked(question, "since", float, int), _asked(question, "limit", int)
+        # SQLite has no larger numbers, and takes a limit below 0 for none.
+        if since is not None and not abs(since) <= _LARGEST_ID:
+            raise ValueError(f"since: {since} cannot be asked for")
+        if limit is not None and not 1 <= limit <= _LARGEST_ID:
+            raise ValueError(f"limit: {limit} cannot be asked for")
         return cls(
             address=_asked(question, "address", str),
             name=_asked(question, "name", str),
-            since=_asked(question, "since", float, int),
+            since=since,
             failed=_asked(question, "failed", bool) or False,
-            limit=_asked(question, "limit", int) or MOST_FOUND,
+            limit=MOST_FOUND if limit is None else limit,
             merged=_asked(question, "merged", bool) or False,
         )
 
 
 def _asked(question: Mapping[str, object], key: str, *kinds: type[_Value]) -> _Value | None:
     value = question.get(key)
-    if value is not None and not isinstance(value, kinds):
-        raise ValueError(f"{key}: {value} cannot be asked for")
-    return value
+    if value is None or (isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))):
+        return value
+    raise ValueError(f"{key}: {value} cannot be asked for")
 
 
 def globEscape(name: str) -> str:
@@ -566,7 +572,7 @@ def readFile(path: str, query: Query) -> list[Found]:
 def _find(database: sqlite3.Connection, query: Query) -> list[Found]:
     wanted, values = ["1"], list[object]()
     if query.address is not None:
-        condition, values = _ofMachine(query.address)
+        condition, values = _ofMachine(storable(query.address))
         wanted.append(condition)
     for condition, value in (
         ("name GLOB ?", None if query.name is None else storable(query.name)),

@@ -51,7 +51,8 @@ _log = Logger(namespace="castd")
 
 #: A question at the control socket: the command as C{do}, and what it is about.
 Question: TypeAlias = Mapping[str, object]
-#: Answers a command of the control socket: returns a value that JSON can hold, or a Deferred of one.
+#: Answers a command of the control socket: returns a value that JSON can hold, or a Deferred of one; raises ValueError,
+#: before it has begun to answer, if the question is wrong.
 Answer: TypeAlias = Callable[[Question], object]
 
 #: The most connections to the control socket at once; beyond, the oldest that asks nothing leaves for the next one.
@@ -363,9 +364,16 @@ class ControlConnection(LineOnlyReceiver):
         except (ValueError, KeyError, TypeError, RecursionError):
             self._reply(json.dumps({"error": f'ask for one of {", ".join(self._answers)}, as {{"do": "status"}}'}))
             return
-        maybeDeferred(answer, question).addCallback(encodeJson, self._slices).addErrback(self._failed).addCallback(
-            self._reply
-        )
+        maybeDeferred(self._answerTo, answer, question).addCallback(encodeJson, self._slices).addErrback(
+            self._failed
+        ).addCallback(self._reply)
+
+    def _answerTo(self, answer: Answer, question: Question) -> object:
+        """Answer a question; a wrong one is a mistake of who has asked it, and no fault of castd."""
+        try:
+            return answer(question)
+        except ValueError as error:
+            return {"error": str(error)}
 
     def _failed(self, failure: Failure) -> str:
         _log.failure("a question at the control socket failed", failure, event="fault")

@@ -149,7 +149,7 @@ class DryRequest:
         options = []
         for each in given:
             option, equals, value = str(each).partition("=")
-            if not (equals and option) or not each.isascii() or "\0" in each:
+            if not isinstance(each, str) or not (equals and option) or not each.isascii() or "\0" in each:
                 raise ValueError(f"options: {names.printable(str(each))} is not NAME=VALUE")
             options.append((option, value))
         to = question.get("to")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import sys
 import time
 from base64 import b64encode
 from functools import partial
@@ -218,7 +219,7 @@ def _selection(question: Question) -> Selection:
     for key, value in (("client", address), ("name", name)):
         if value is not None and not isinstance(value, str):
             raise ValueError(f"{key}: {value} cannot be asked for")
-    if since is not None and not isinstance(since, int | float):
+    if since is not None and not (isinstance(since, int | float) and abs(since) <= sys.maxsize):
         raise ValueError(f"since: {since} is no instant")
     return Selection(
         None if address is None else str(address),

@@ -46,7 +46,7 @@ from castd.service.explain import CLIENT_PORT, DryRequest, ExplainAnswer, explai
 from castd.service.histories import Histories
 from castd.service.logs import Logs
 from castd.service.privileges import UnprivilegedUser
-from castd.service.recorders import RecordAnswer, Recorders
+from castd.service.recorders import Recorders
 from castd.service.reload import PortChange
 from castd.service.rereads import Rereads
 from castd.upgrade.handover import Handover
@@ -134,7 +134,7 @@ class Server(MultiService):
             "upgrade": lambda _: self.handover.answer(),
             "history": self._answerHistory,
             "explain": self._answerExplain,
-            "record": self._answerRecord,
+            "record": self.recorders.answer,
         }
         self.admin = AdminPorts(self, answers)
         for each in self.addresses:
@@ -414,20 +414,14 @@ class Server(MultiService):
         """
         return self.histories.find(Query.read(question)).addCallback(lambda found: {"entries": found})
 
-    def _answerRecord(self, question: Question) -> Deferred[RecordAnswer] | dict[str, str]:
-        """Answer C{castd record}."""
-        try:
-            return self.recorders.answer(question)
-        except ValueError as error:
-            return {"error": str(error)}
+    def _answerExplain(self, question: Question) -> Deferred[ExplainAnswer]:
+        """
+        Answer C{castd explain --running}.
 
-    def _answerExplain(self, question: Question) -> Deferred[ExplainAnswer] | dict[str, str]:
-        """Answer C{castd explain --running}."""
-        try:
-            asked = DryRequest.read(question)
-            asked.datagram()
-        except ValueError as error:
-            return {"error": str(error)}
+        @raise ValueError: no client could send the request in question.
+        """
+        asked = DryRequest.read(question)
+        asked.datagram()
         return Deferred.fromCoroutine(self._explainRunning(asked))
 
     async def _explainRunning(self, asked: DryRequest) -> ExplainAnswer:
