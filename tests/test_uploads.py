@@ -19,6 +19,7 @@ import pytest_twisted
 from pydantic import ValidationError
 from twisted.internet.defer import CancelledError, gatherResults, maybeDeferred
 from twisted.internet.task import Clock
+from twisted.logger import LogEvent
 from zope.interface.verify import verifyObject
 
 from castd.errors import Busy, Exists, Forbidden, Full, NotFound, Refused, Unanswered
@@ -33,6 +34,7 @@ from castd.interfaces import IContentSink, IUpload
 from castd.machines.known import KnownMachine
 from tests.support.descriptors import Descriptors, openFiles
 from tests.support.disks import HereDirectory, HereUploads, Later, nobody, result
+from tests.support.log import observed
 
 ONE, TWO = ("10.0.0.7", 2070), ("10.0.0.8", 2071)
 
@@ -895,6 +897,28 @@ def test_directorySync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "fsync", picky)
     assert upload(drop(tmp_path), "a", b"x") is None
+
+
+@pytest.mark.parametrize("name", ["a", "new/er/a"])
+def test_directoryNotSynced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """
+    An upload that has got its name is stored, and its client is told so, also if a directory cannot be synced: the old
+    file is gone, and a client that was refused would not know.  What might get lost is logged.
+    """
+    (tmp_path / "a").write_bytes(b"before")
+    fsync, events = os.fsync, list[LogEvent]()
+
+    def broken(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with observed(events.append):
+        assert upload(drop(tmp_path, policy="overwrite", **{"make-directories": True}), name, b"x") is None
+    assert everything(tmp_path)[name] == b"x"
+    told = [(event["event"], event["path"], event["why"]) for event in events]
+    assert told == [("unsynced", str(tmp_path), "Input/output error")] * (1 + ("/" in name))
 
 
 def test_shortWrites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 Write one upload to a partial file, and publish it; keep the uploads to one directory apart.
 
 A partial file lies in the directory of the upload, and gets its name only when it is complete and synced to the disk.
-Until then clients cannot see it, and if the upload fails nothing is left.
+Until then clients cannot see it, and if the upload fails nothing is left.  Once it has its name it is stored: if then
+only its directory cannot be synced, the upload does not fail, and the log says that a power cut might lose it.
 
 Whatever waits for the disk is done in threads of the directory.  Octets are collected and written some at a time; where
 the disk is slower than the client, L{FileUpload.write} says so.
@@ -20,6 +21,7 @@ from functools import partial as bind
 from typing import Literal, TypeAlias
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -33,6 +35,8 @@ from castd.files.upload_options import UploadDirectoryOptions, groupNumber
 from castd.interfaces import IContestedUpload
 from castd.machines.known import KnownMachine
 from castd.request import Peer
+
+_log = Logger(namespace="castd")
 
 #: Device and inode of a directory, a name in it, and the client where several may upload one name at once.
 Key: TypeAlias = tuple[int, int, bytes, Peer | None]
@@ -87,6 +91,7 @@ class OpenUploads:
         self.byKey: dict[Key, FileUpload] = {}
         self.unwritten = 0
         self._ending: set[FileUpload] = set()
+        self._unsynced: str | None = None
 
     @cached_property
     def umask(self) -> int:
@@ -147,6 +152,20 @@ class OpenUploads:
         """Return a Deferred that fires when all uploads that have ended are stored or removed on the disk."""
         ending = [*self._ending, *(upload for upload in self.byKey.values() if upload.storing)]
         return whenAll([upload.ended() for upload in ending])
+
+    def syncDirectory(self, directory: int) -> None:
+        """Sync a directory in which a name is new; if that fails, L{tellUnsynced} tells it.  In a thread."""
+        try:
+            partial.syncDirectory(directory)
+        except OSError as error:
+            self._unsynced = error.strerror or "input/output error"
+
+    def tellUnsynced(self) -> None:
+        """Log that a directory could not be synced, if one could not since this was called last."""
+        why, self._unsynced = self._unsynced, None
+        if why is not None:
+            form = "{path}: stored, but a power cut might lose it, as its directory could not be synced: {why}"
+            _log.error(form, event="unsynced", path=str(self.options.path), why=why)
 
     def checkSize(self, size: int) -> None:
         """@raise Full: an upload may not be so large."""
@@ -254,6 +273,7 @@ class FileUpload:
 
     def _created(self, result: Failure | None) -> Failure | None:
         self._busy = False
+        self._uploads.tellUnsynced()
         if isinstance(result, Failure):
             self._end()
         elif self._state == "over":
@@ -337,9 +357,9 @@ class FileUpload:
             os.fchmod(self._fd, self._mode)
             os.fsync(self._fd)
             self._publish()
-            partial.syncDirectory(self._directory)
         except OSError as error:
             raise writeRefusal(error) from error
+        self._uploads.syncDirectory(self._directory)
 
     def _publish(self) -> None:
         """Give the file its name, or one beside it where both are kept.  In a thread."""
@@ -363,6 +383,7 @@ class FileUpload:
             self._failed(result)
         elif stored:
             self._part = b""  # it has its name
+            self._uploads.tellUnsynced()
             self._end()
             self._committed.callback(None)
         elif self._state == "over":

@@ -250,7 +250,7 @@ class UploadDirectory:
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             for part in missing:
-                made = _makeDirectory(part, directory)
+                made = self._makeDirectory(part, directory)
                 inside = os.open(part, flags, dir_fd=directory)
                 closeFd(directory)
                 directory = inside
@@ -260,6 +260,16 @@ class UploadDirectory:
             closeFd(directory)
             raise writeRefusal(error) from error
         return directory
+
+    def _makeDirectory(self, part: bytes, directory: int) -> bool:
+        """Make a directory within another one.  -> whether it was not there before."""
+        try:
+            os.mkdir(part, 0o755, dir_fd=directory)
+        except FileExistsError:
+            return False
+        # An upload that is acknowledged must not get lost with the directory that it lies in.
+        self.uploads.syncDirectory(directory)
+        return True
 
     def _adjustDirectory(self, directory: int) -> None:
         """Give a directory that was made its group and mode."""
@@ -301,14 +311,3 @@ def _placeOf(directory: int) -> tuple[int, int]:
         closeFd(directory)
         raise writeRefusal(error) from error
     return status.st_dev, status.st_ino
-
-
-def _makeDirectory(part: bytes, directory: int) -> bool:
-    """Make a directory within another one.  -> whether it was not there before."""
-    try:
-        os.mkdir(part, 0o755, dir_fd=directory)
-    except FileExistsError:
-        return False
-    # An upload that is acknowledged must not get lost with the directory that it lies in.
-    partial.syncDirectory(directory)
-    return True
