@@ -505,6 +505,48 @@ def test_faultWhilePutInForce(folder: Path, network: Network, monkeypatch: pytes
     assert Client(network).finish() == BODY
 
 
+@pytest.mark.parametrize("refused", ["", "a: {use: tftp, port: 71}", "a: {use: tftp, prot: 71}", "stop", "upgrade"])
+def test_historyInTheThread(
+    folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch, events: list[dict[str, Any]], refused: str
+) -> None:
+    """
+    The history of the new file is opened in the thread, as who writes to that may have to be waited for, and the folder
+    of the recorder is looked at there; both are left as they were, if the file does not come into force.
+    """
+    case, descriptors = Case(folder, network, START + TFTP), Descriptors()
+    RecordingClient(case.host, 71)
+    inThread, asked = list[bool](), list[tuple[str, bool]]()
+
+    def thread(job: Callable[[], Any]) -> Deferred[Any]:
+        inThread.append(True)
+        try:
+            return maybeDeferred(job)
+        finally:
+            inThread.pop()
+            if refused in ("stop", "upgrade"):
+                case.server.draining = True
+                case.server.stopping = refused == "stop"
+
+    def watched(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *of: (asked.append((name, bool(inThread))), function(*of))[1]
+
+    for name, owner in (("prepare", case.server.histories), ("check", case.server.recorders)):
+        monkeypatch.setattr(owner, name, watched(name, getattr(owner, name)))
+    monkeypatch.setattr(case.server, "thread", thread)
+    (folder / "captures").mkdir()
+    more = "history: {path: history}\nrecorder: {directory: captures}\n"
+    others = refused if ":" in refused else ""
+    faults = case.reload(f"{START}{more}transports:\n  tftp: {{}}\n  {others}\n")
+    assert bool(faults) == bool(refused)
+    assert asked == ([] if "prot" in refused else [("prepare", True), ("check", True)])
+    gc.collect()
+    if refused:
+        assert descriptors.left() == []
+        assert case.server.histories.path is None
+    else:
+        assert case.server.histories.path == str(folder / "history")
+
+
 def test_saidOnceInForce(
     folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch, events: list[dict[str, Any]]
 ) -> None:

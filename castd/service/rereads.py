@@ -5,6 +5,8 @@ Read the service file again for all who ask for it, and put it in force.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -14,12 +16,14 @@ from twisted.internet.defer import Deferred, TimeoutError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from castd.config.config import Config
 from castd.config.plugin import Collected
 from castd.errors import ConfigError, firstFaults
 from castd.files.content import Directory
 from castd.files.threads import RunInThread
 from castd.files.uploads import UploadDirectory
 from castd.interfaces import ISite
+from castd.observe.history import History
 from castd.observe.sdnotify import ServiceWatch
 from castd.service.build import Components, ServiceFileRead, readInThread
 
@@ -27,6 +31,38 @@ _log = Logger(namespace="castd")
 
 #: A reload that takes so many seconds to read the service file is given up; C{castd reload} waits a little longer.
 REREAD_TIMEOUT = 25.0
+
+
+@dataclass
+class PreparedDisks:
+    """
+    What a service file needs of disks beside its directories: its history, and the folder of its recorder.
+
+    @ivar history: the history that was opened; L{None}: the one in use stays.
+    @ivar faults: what cannot be used.
+    """
+
+    history: History | None = None
+    faults: list[ConfigError] = field(default_factory=list)
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """Return a context whose ConfigError is kept for L{raiseFault}: others come first, such as of ports."""
+        try:
+            yield
+        except ConfigError as error:
+            self.faults.append(error)
+
+    def raiseFault(self) -> None:
+        """@raise ConfigError: something cannot be used."""
+        for fault in self.faults:
+            raise fault
+
+    def discard(self) -> None:
+        """Close what was opened: the file does not come into force."""
+        history, self.history = self.history, None
+        if history is not None:
+            history.store.close()
 
 
 class Reloadable(Protocol):
@@ -61,15 +97,26 @@ class Reloadable(Protocol):
         @raise ConfigError: by a step: it cannot be made.
         """
 
-    def reload(self, components: Components) -> None:
-        """Put a service file in force.  @raise ConfigError: it cannot be; nothing has changed."""
+    def prepareDisks(self, config: Config) -> PreparedDisks:
+        """
+        Open the history of a service file, and look at the folder of its recorder.  In a thread: a disk may not answer,
+        and who opens the history waits for those who write to it.
+        """
+
+    def reload(self, components: Components, prepared: PreparedDisks) -> None:
+        """
+        Put a service file in force.
+
+        @raise ConfigError: it cannot be; nothing has changed, and what was prepared is discarded.
+        """
 
 
 class Rereads:
     """
     Reads the service file of a server again, once at a time.
 
-    It is read and checked in a thread: a large file takes seconds, and its disk may not answer.  What it names is made
+    It is read and checked in a thread, which also opens what the file needs of disks: a large file takes seconds, and
+    a disk may not answer.  What it names is made
     in slices: thousands of transports, templates and rules take seconds as well.
     """
 
@@ -100,18 +147,34 @@ class Rereads:
             self._done((why,), asked)
             return
         server.watch.notifier.reloading()
-        reading = server.thread(
-            partial(readInThread, server.file, self._collected, server.directoriesInUse(), server.site.reactor.seconds)
-        )
+        reading = server.thread(partial(self._readInThread, server.directoriesInUse()))
         if not reading.called:
             reading.addTimeout(REREAD_TIMEOUT, server.site.reactor)
-        putting = reading.addCallback(lambda file: Deferred.fromCoroutine(self._putInForce(file)))
+        putting = reading.addCallback(lambda found: Deferred.fromCoroutine(self._putInForce(*found)))
         putting.addErrback(self._faults).addCallback(self._ended, asked)
 
-    async def _putInForce(self, file: ServiceFileRead) -> tuple[str, ...]:
+    def _readInThread(
+        self, inUse: Mapping[BaseModel, Directory | UploadDirectory]
+    ) -> tuple[ServiceFileRead, PreparedDisks]:
+        file = readInThread(self._server.file, self._collected, inUse, self._server.site.reactor.seconds)
+        return file, self._server.prepareDisks(file.config)
+
+    async def _putInForce(self, file: ServiceFileRead, prepared: PreparedDisks) -> tuple[str, ...]:
+        with ExitStack() as undo:
+            undo.callback(prepared.discard)
+            why = await self._make(file, prepared)
+            if why is None:
+                undo.pop_all()
+        if why is not None:
+            return (why,)
+        _log.info("{file} is in force", event="reloaded", file=str(self._server.file))
+        return ()
+
+    async def _make(self, file: ServiceFileRead, prepared: PreparedDisks) -> str | None:
+        """Make what a service file names, and put it in force.  -> why not."""
         server = self._server
         if (why := server.refusesReload()) is not None:
-            return (why,)
+            return why
         pause = server.site.slices.pauses()
         components, steps = server.beginReload(file)
         for _ in steps:
@@ -119,10 +182,9 @@ class Rereads:
                 await waiting
                 # A stop or an upgrade may have begun meanwhile: it is not held up by what is not made yet.
                 if (why := server.refusesReload()) is not None:
-                    return (why,)
-        server.reload(components)
-        _log.info("{file} is in force", event="reloaded", file=str(self._server.file))
-        return ()
+                    return why
+        server.reload(components, prepared)
+        return None
 
     def _faults(self, failure: Failure) -> tuple[str, ...]:
         if isinstance(failure.value, ConfigError):

@@ -48,7 +48,7 @@ from castd.service.logs import Logs
 from castd.service.privileges import UnprivilegedUser
 from castd.service.recorders import Recorders
 from castd.service.reload import PortChange
-from castd.service.rereads import Rereads
+from castd.service.rereads import PreparedDisks, Rereads
 from castd.upgrade.handover import Handover
 
 __all__ = ["SINKS", "Server", "compose", "kinds", "read"]
@@ -511,11 +511,24 @@ class Server(MultiService):
         sources = self.site.content.sources
         return components, buildSteps(components, file, self._collected, self.site, self._sinks, sources)
 
-    def reload(self, components: Components) -> None:
+    def prepareDisks(self, config: Config) -> PreparedDisks:
+        """As L{Reloadable.prepareDisks<castd.service.rereads.Reloadable.prepareDisks>}."""
+        prepared = PreparedDisks()
+        with ExitStack() as undo:
+            undo.callback(prepared.discard)
+            with prepared.noting():
+                prepared.history = self.histories.prepare(config)
+            with prepared.noting():
+                self.recorders.check(config)
+            undo.pop_all()
+        return prepared
+
+    def reload(self, components: Components, prepared: PreparedDisks | None = None) -> None:
         """
         Put another service file in force.  Transfers under way keep what they began with.
 
         @param components: what the file names, made by the steps of L{beginReload}.
+        @param prepared: by L{prepareDisks}; L{None}: it is done now.
         @raise ConfigError: the file cannot be put in force, such as when a port cannot be bound; nothing has changed.
         """
         config = components.config
@@ -525,14 +538,13 @@ class Server(MultiService):
             undo.callback(self.admin.discard, admin)
             outputs = self.logs.openOutputs(config)
             undo.callback(outputs.close)
-            history = self.histories.prepare(config)
-            if history is not None:
-                undo.callback(history.store.close)
-            self.recorders.check(config)
+            prepared = self.prepareDisks(config) if prepared is None else prepared
+            undo.callback(prepared.discard)
+            prepared.raiseFault()
             PortChange(self.addresses, components.addresses).bind()
             undo.pop_all()
         self.logs.replace(outputs)
-        self.histories.replace(history, config)
+        self.histories.replace(prepared.history, config)
         self.recorders.use(config)
         self.admin.replace(admin)
         self.admin.announce()
