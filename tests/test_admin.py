@@ -149,8 +149,8 @@ class Taken:
 
 def test_inItsOwnWay() -> None:
     """Where the address of a metrics port contains that of the open one, a reload that cannot bind it says so."""
-    before = AdminPort("127.0.0.1:9147", "x.yaml:3: metrics.listen", Taken(), Factory(), False)
-    port = AdminPort("0.0.0.0:9147", "x.yaml:3: metrics.listen", Taken(), Factory(), False)
+    before = AdminPort("127.0.0.1:9147", "x.yaml:3: metrics.listen", Taken(), Factory, False)
+    port = AdminPort("0.0.0.0:9147", "x.yaml:3: metrics.listen", Taken(), Factory, False)
     fault = "x.yaml:3: metrics.listen: 0.0.0.0:9147: Address already in use"
     for open_, cure in (
         (None, ""),

@@ -204,7 +204,9 @@ def test_metricsPage() -> None:
     counters = Counters()
     for event in {event for metric in EVENT_METRICS for event in metric.events}:
         counters({"event": event, "transport": "tftp", "outcome": "done"})
-    Gauges(counters, lambda: [Elsewhere()], memorySite(Network(), {}), lambda: [("proxydhcp", Rivals())])
+    counters.register(
+        Gauges(counters.labels, lambda: [Elsewhere()], memorySite(Network(), {}), lambda: [("proxydhcp", Rivals())])
+    )
     pageOf(counters)
     labels = {metric.name: set(metric.labels) for metric in (*EVENT_METRICS, *GAUGES)}
     found = {}

@@ -45,7 +45,7 @@ class Service:
 def exposition() -> str:
     """Return the page of a server that has a transport and a service, and has served nobody."""
     counters = Counters(lambda: [CountedEntry("tftp"), CountedEntry("pxe", "proxydhcp")])
-    Gauges(counters, list, memorySite(Network(), {}), lambda: [("pxe", Service())])  # type: ignore[list-item]
+    counters.register(Gauges(counters.labels, list, memorySite(Network(), {}), lambda: [("pxe", Service())]))  # type: ignore[list-item]
     return pageOf(counters).decode()
 
 

@@ -467,7 +467,7 @@ def test_scrapeInPieces(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Looks()
     casts = [*(Transfer(f"f{at}") for at in range(2000)), GroupTransfer(100)]
     counters = Counters(lambda: [CountedEntry(f"t{at}") for at in range(20)])
-    Gauges(counters, lambda: [Address(casts)], memorySite(Network(), {}))  # type: ignore[list-item]
+    counters.register(Gauges(counters.labels, lambda: [Address(casts)], memorySite(Network(), {})))  # type: ignore[list-item]
     threads: list[tuple[Callable[[], Any], Deferred[Any]]] = []
 
     def thread(function: Callable[[], Any], /) -> Deferred[Any]:

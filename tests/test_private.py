@@ -182,7 +182,7 @@ def test_natural(tmp_path: Path) -> None:
 def bound(path: Path) -> None:
     """Open a control socket."""
     endpoint = controlEndpoint(MemoryReactor(), str(path))
-    AdminPort(str(path), "x.yaml:3: control.path", endpoint, Factory(), True).bind()
+    AdminPort(str(path), "x.yaml:3: control.path", endpoint, Factory, True).bind()
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_socketMode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     path = tmp_path / "control"
     monkeypatch.delattr(os, "umask")
     monkeypatch.setattr(os, "chmod", lambda *_: None)
-    port = AdminPort(str(path), "x.yaml:3: control.path", controlEndpoint(reactor, str(path)), Factory(), True)
+    port = AdminPort(str(path), "x.yaml:3: control.path", controlEndpoint(reactor, str(path)), Factory, True)
     port.bind()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     yield port.close()
@@ -240,7 +240,7 @@ def test_itsFolderHasGone(tmp_path: Path, anew: bool) -> Any:
     path.parent.mkdir()
 
     def opened() -> AdminPort:
-        made = AdminPort(str(path), "x.yaml:3: control.path", controlEndpoint(reactor, str(path)), Factory(), True)
+        made = AdminPort(str(path), "x.yaml:3: control.path", controlEndpoint(reactor, str(path)), Factory, True)
         made.bind()
         return made
 

@@ -28,6 +28,7 @@ from castd.files.chains import SourceChain
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.regex import LinearRegex
 from castd.files.threads import DiskThreads
+from castd.observe.metrics import Counters
 from castd.packets import slam
 from castd.server.listener import Listener
 from castd.service.admin import CONNECTION_TIMEOUT
@@ -42,7 +43,7 @@ from tests.support.descriptors import Descriptors
 from tests.support.disks import Later, result
 from tests.support.jobs import free, running, until
 from tests.support.quick import slowBut
-from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, Case, Client
+from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, AdminEndpoints, Case, Client
 
 BODY = bytes(range(256)) * 8
 
@@ -503,6 +504,32 @@ def test_faultWhilePutInForce(folder: Path, network: Network, monkeypatch: pytes
     assert case.reload(START + "transports: {tftp: {}, a: {use: tftp, port: 70}}\n") == ()
     assert case.ports() == [69, 70]
     assert Client(network).finish() == BODY
+
+
+def test_metricsPort(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Events are counted as long as a file is in force that asks for metrics, and by the same counters; what answers at
+    a port is made when the port is opened, and for none that stays open.
+    """
+    AdminEndpoints(monkeypatch)
+    case, made = Case(folder, network, START + TFTP), list[int]()
+    admin, batch = case.server.admin, case.server.batch
+    make = admin._metricsSite
+    monkeypatch.setattr(admin, "_metricsSite", lambda: (made.append(1), make())[1])
+
+    def counting() -> list[object]:
+        return [each.observer for each in batch._members if isinstance(each.observer, Counters)]
+
+    assert case.reload(START + "metrics: {listen: '127.0.0.1:1'}\n" + TFTP)[0].endswith("Address already in use")
+    assert (counting(), admin._counters) == ([], None)
+    assert case.reload(START + "metrics: {listen: '127.0.0.1:9147'}\n" + TFTP) == ()
+    (first,) = counting()
+    for port in (9147, 9147, 9148, 1):
+        case.reload(START + f"metrics: {{listen: '127.0.0.1:{port}'}}\n" + TFTP)
+        assert counting() == [first]
+    assert len(made) == 4
+    assert case.reload(START + TFTP) == ()
+    assert (counting(), admin._counters) == ([], None)
 
 
 @pytest.mark.parametrize("refused", ["", "a: {use: tftp, port: 71}", "a: {use: tftp, prot: 71}", "stop", "upgrade"])

@@ -81,7 +81,7 @@ def test_elsewhere() -> None:
     shown = transferStatus(object(), 5.0)
     assert (shown["kind"], shown["name"], shown["receivers"]) == ("other", None, [])
     counters, site = Counters(), memorySite(Network(), {})
-    Gauges(counters, lambda: [Transport()], site)
+    counters.register(Gauges(counters.labels, lambda: [Transport()], site))
     page = pageOf(counters).decode()
     assert f"castd_alarms {len(site.timers)}.0" in page
     assert 'castd_casts{kind="other",transport="other"} 2.0' in page
@@ -131,7 +131,7 @@ def test_cannotTell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: Call
         status = statusOf(case.server)
         sources = Sources(case.server.facts, lambda: case.server.addresses, case.server.lastFailures)
         counters, transports = Counters(), [each.transport for each in case.server.addresses]
-        Gauges(counters, lambda: transports, case.server.site, lambda: [("plugin", untold)])
+        counters.register(Gauges(counters.labels, lambda: transports, case.server.site, lambda: [("plugin", untold)]))
         page = pageOf(counters).decode()
         reported: Any = []
         Reporter(case.server.site.reactor, sources, case.server.site.slices).report().addCallback(reported.append)
@@ -157,7 +157,7 @@ def test_countsAreNumbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count
     with observed(events.append):
         assert statusOf(case.server)["services"] == {"plugin": {}}
         counters = Counters()
-        Gauges(counters, list, case.server.site, lambda: [("plugin", untold)])
+        counters.register(Gauges(counters.labels, list, case.server.site, lambda: [("plugin", untold)]))
         assert "castd_alarms 0.0" in pageOf(counters).decode()
     assert [each["event"] for each in events] == ["fault", "fault"]
 

@@ -366,12 +366,33 @@ def _makePresent(metric: EventMetric, make: _MakeAdder, transport: str) -> None:
         make(values)
 
 
+class TransportLabels:
+    """
+    The labels of the transports and services that the page shows, the same for counters and gauges.
+
+    @ivar entries: -> what is in the service file that is in force.
+    """
+
+    def __init__(self, entries: Callable[[], Iterable[CountedEntry]]) -> None:
+        self.entries = entries
+        self._known: set[str] = set()
+
+    def label(self, name: object) -> str:
+        """Return the label of a transport: its name, or L{OTHER} after the first L{MAX_TRANSPORTS}."""
+        if name not in self._known:
+            if not isinstance(name, str) or len(self._known) >= MAX_TRANSPORTS:
+                return OTHER
+            self._known.add(name)
+        return str(name)
+
+
 @implementer(ILogObserver)
 class Counters:
     """
     Counts log events in the metrics of L{EVENT_METRICS}.
 
     @ivar registry: the metrics of the page.
+    @ivar labels: the labels of transports.
     """
 
     def __init__(
@@ -384,8 +405,7 @@ class Counters:
         self._catchUp = catchUp
         self._gauges: list[Gauges] = []
         self.registry = CollectorRegistry()
-        self.entries = entries
-        self._transports: set[str] = set()
+        self.labels = TransportLabels(entries)
         self._present: set[CountedEntry] = set()
         self._counting: dict[str, list[_EventCount]] = {}
         self._makers: list[tuple[EventMetric, _MakeAdder]] = []
@@ -405,17 +425,9 @@ class Counters:
         counting = self._counting.get(event.get("event", ""))
         if counting is None:
             return
-        transport = self.transportLabel(event.get("transport", OTHER))
+        transport = self.labels.label(event.get("transport", OTHER))
         for each in counting:
             each.count(transport, event)
-
-    def transportLabel(self, name: object) -> str:
-        """Return the label of a transport: its name, or L{OTHER} after the first L{MAX_TRANSPORTS}."""
-        if name not in self._transports:
-            if not isinstance(name, str) or len(self._transports) >= MAX_TRANSPORTS:
-                return OTHER
-            self._transports.add(name)
-        return str(name)
 
     def register(self, gauges: Gauges) -> None:
         """Show gauges on the page, too."""
@@ -428,10 +440,10 @@ class Counters:
         labels; what is in the service file is on the page before its first event.
         """
         self._catchUp()
-        for entry in self.entries():
+        for entry in self.labels.entries():
             if entry not in self._present:
                 self._present.add(entry)
-                label = self.transportLabel(entry.name)
+                label = self.labels.label(entry.name)
                 for metric, make in self._makers:
                     if "transport" in metric.labels and metric.service == entry.service:
                         _makePresent(metric, make, label)
@@ -473,22 +485,21 @@ class Gauges(Collector):
 
     def __init__(
         self,
-        counters: Counters,
+        labels: TransportLabels,
         transports: Callable[[], Iterable[ICastTransport]],
         site: ISite,
         services: Callable[[], Iterable[tuple[str, IPortService]]] = tuple,
     ) -> None:
         """
-        @param counters: the counters in whose registry the gauges are shown, with the same labels of transports.
+        @param labels: those of the counters that show the gauges on their page, see L{Counters.register}.
         @param transports: -> each transport that listens.
         @param services: -> each service with its name in the service file.
         """
         self._services = services
-        self._counters = counters
+        self._labels = labels
         self._transports = transports
         self._site = site
         self._families: list[GaugeMetricFamily | CounterMetricFamily] = []
-        counters.register(self)
 
     def collect(self) -> Iterable[GaugeMetricFamily | CounterMetricFamily]:
         """Return what was read last, for C{prometheus_client}."""
@@ -497,17 +508,17 @@ class Gauges(Collector):
     def read(self) -> Iterator[None]:
         """Return the steps that read every gauge: the transfers of one instant, and each with its receivers later."""
         held = resources(self._site)
-        present = [self._counters.transportLabel(each.name) for each in self._counters.entries() if not each.service]
+        present = [self._labels.label(each.name) for each in self._labels.entries() if not each.service]
         transfers = collections.Counter[tuple[str, ...]](dict.fromkeys(product(present, KINDS), 0))
         receivers = collections.Counter[tuple[str, ...]]({(each,): 0 for each in present})
         for each in [each for transport in self._transports() for each in underWay(transport)]:
             name, kind, here = _sortOf(each)
-            label = self._counters.transportLabel(name)
+            label = self._labels.label(name)
             transfers[label, kind if kind in KINDS else OTHER] += 1
             receivers[label,] += here
             yield None
         rivals: dict[tuple[str, ...], int] = {
-            (self._counters.transportLabel(name),): counts["rivals"]
+            (self._labels.label(name),): counts["rivals"]
             for name, each in self._services()
             if "rivals" in (counts := serviceCounts(each))
         }

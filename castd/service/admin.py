@@ -80,6 +80,7 @@ class AdminPorts:
         self.thread: RunInThread = maybeDeferred
         self._ports: dict[str, AdminPort] = {}
         self._counters: Counters | None = None
+        self._counts = False  # the counters are an observer of the log
         # The one of all metrics ports, also over reloads: it measures rates from one look to the next.
         sources = Sources(server.facts, lambda: server.addresses, server.lastFailures)
         self._reporter = Reporter(server.site.reactor, sources, server.site.slices)
@@ -91,7 +92,7 @@ class AdminPorts:
 
         @raise ConfigError: a port cannot be opened.
         """
-        self.replace(self.bind(self._server.config))
+        self.replace(self.bind(self._server.config), self._server.config)
 
     def bind(self, config: Config) -> dict[str, AdminPort]:
         """
@@ -117,8 +118,7 @@ class AdminPorts:
                 with self._server.asEffectiveUser() if name == "control" else nullcontext():
                     port.bind(self._ports.get(name))
         except BaseException:
-            for port in fresh.values():
-                port.close()
+            self.discard(ports)
             raise
         return ports
 
@@ -127,9 +127,19 @@ class AdminPorts:
         for name, port in ports.items():
             if port is not self._ports.get(name):
                 port.close()
+        if not self._counts:
+            self._counters = None
 
-    def replace(self, ports: dict[str, AdminPort]) -> None:
-        """Use these ports from now on, and close the others."""
+    def replace(self, ports: dict[str, AdminPort], config: Config) -> None:
+        """
+        Use these ports from now on, and close the others; count events if the service file asks for metrics, also where
+        the predecessor still has that port.
+        """
+        if config.metrics.listen is None:
+            self.stopCounting()
+        elif not self._counts:
+            self._server.batch.add(self._countersHere())
+            self._counts = True
         for name, port in self._ports.items():
             if ports.get(name) is not port:
                 port.close()
@@ -162,9 +172,9 @@ class AdminPorts:
 
     def stopCounting(self) -> None:
         """Remove the counters of the metrics page from the log's observers."""
-        if self._counters is not None:
+        if self._counters is not None and self._counts:
             self._server.batch.remove(self._counters)
-            self._counters = None
+        self._counters, self._counts = None, False
 
     def endpoints(self, config: Config) -> dict[str, tuple[str, IStreamServerEndpoint]]:
         """
@@ -203,28 +213,34 @@ class AdminPorts:
             "control": lambda: ControlFactory(self._server.site.reactor, self._answers, self._server.site.slices),
         }
         return {
-            name: AdminPort(address, config.tree.where(keys[name]), where, factories[name](), name == "control")
+            name: AdminPort(address, config.tree.where(keys[name]), where, factories[name], name == "control")
             for name, (address, where) in self.endpoints(config).items()
         }
 
     def _metricsSite(self) -> IProtocolFactory:
         # Imported here: prometheus_client is optional, the extra "metrics".
-        from castd.observe.metrics import Counters, Gauges, MetricsPage, scraper
+        from castd.observe.metrics import MetricsPage, scraper
         from castd.observe.page import pageResources
         from castd.observe.web import MetricsSite
 
+        page = pageResources(self._server.site.reactor, self._reporter, self._pageRefusal)
+        scrape = scraper(self._server.site.reactor, self._countersHere(), self._server.site.slices, self.thread)
+        return MetricsSite(MetricsPage(scrape, self._readiness, page))
+
+    def _countersHere(self) -> Counters:
+        """Return the counters of all metrics ports, one after the other; L{replace} has them count."""
+        from castd.observe.metrics import Counters, Gauges
+
         if self._counters is None:
             self._counters = Counters(self._counted, self._server.batch.flush)
-            Gauges(
-                self._counters,
+            gauges = Gauges(
+                self._counters.labels,
                 lambda: [each.transport for each in self._server.addresses],
                 self._server.site,
                 lambda: [(entry.name, service) for entry, service in self._server.portServices],
             )
-            self._server.batch.add(self._counters)
-        page = pageResources(self._server.site.reactor, self._reporter, self._pageRefusal)
-        scrape = scraper(self._server.site.reactor, self._counters, self._server.site.slices, self.thread)
-        return MetricsSite(MetricsPage(scrape, self._readiness, page))
+            self._counters.register(gauges)
+        return self._counters
 
     def _counted(self) -> list[CountedEntry]:
         """Return the transports and services of the service file that is in force."""
@@ -264,9 +280,15 @@ class AdminPort:
     """
 
     def __init__(
-        self, address: str, source: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory, local: bool
+        self,
+        address: str,
+        source: str,
+        endpoint: IStreamServerEndpoint,
+        makeFactory: Callable[[], IProtocolFactory],
+        local: bool,
     ) -> None:
         """
+        @param makeFactory: makes what answers at this port, when it is opened.
         @param source: file, line and path of the entry that asks for this port in the service file.
         @param local: the address is the path of a local socket.
         """
@@ -274,7 +296,7 @@ class AdminPort:
         self._source = source
         self._local = local
         self._endpoint = endpoint
-        self._factory = factory
+        self._makeFactory = makeFactory
         self._port: IListeningPort | None = None
         self.announced = False
 
@@ -303,7 +325,7 @@ class AdminPort:
             except OSError as fault:
                 raise Unavailable(f"{self._source}: {self.address}: {fault.strerror}") from None
         outcome: list[IListeningPort | Failure] = []
-        self._endpoint.listen(self._factory).addBoth(outcome.append)
+        self._endpoint.listen(self._makeFactory()).addBoth(outcome.append)
         (result,) = outcome
         if isinstance(result, Failure):
             why, cause = reasonOf(result.value), getattr(result.value, "socketError", None)

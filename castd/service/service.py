@@ -546,7 +546,7 @@ class Server(MultiService):
         self.logs.replace(outputs)
         self.histories.replace(prepared.history, config)
         self.recorders.use(config)
-        self.admin.replace(admin)
+        self.admin.replace(admin, config)
         self.admin.announce()
         # What a crash has left in a directory that was not in the file at the start.
         fresh = [each for each in components.sinks if each not in self._sinks]
