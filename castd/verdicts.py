@@ -179,14 +179,8 @@ def _untold(reason: str) -> Callable[[Facts], bool]:
     return lambda facts: facts.kind == "unanswered" and facts.reason == reason and bool(facts.name or facts.arch)
 
 
-#: The outcomes of receivers that wanted more than they got.
-_FAILED: Final = frozenset(
-    {outcomes.SILENT, outcomes.CLOSED, outcomes.ABORTED, outcomes.REPLACED, outcomes.EARLY, outcomes.DEAF}
-)
-
-
-def _failed(facts: Facts) -> bool:
-    return facts.kind == "received" and facts.outcome in _FAILED
+def _wanting(facts: Facts) -> bool:
+    return facts.kind == "received" and facts.outcome in outcomes.WANTING
 
 
 _FIREWALL = "single-port: true; or ports: with a range that the firewall lets through"
@@ -334,14 +328,14 @@ RULES: Final = (
     VerdictRule(
         "mtu",
         "it answers small datagrams, and no first block, which is larger",
-        lambda facts: facts.tooLarge and (_failed(facts) or _ended(outcomes.UNCONFIRMED)(facts)),
+        lambda facts: facts.tooLarge and (_wanting(facts) or _ended(outcomes.UNCONFIRMED)(facts)),
         "it answers small datagrams, but no block of {octets} octets, sent {sent} times: they do not seem to arrive",
         "caps: [{{clients: {host}, blksize: {smaller}}}]",
     ),
     VerdictRule(
         "rollover",
         "it stops where the block number of 16 bits begins anew",
-        lambda facts: _failed(facts) and facts.lacks in ROLLOVER and (facts.blocks or 0) > ROLLOVER.start,
+        lambda facts: _wanting(facts) and facts.lacks in ROLLOVER and (facts.blocks or 0) > ROLLOVER.start,
         "it stops where the block number rolls over, after 65535: it cannot count on",
         "a larger blksize, so that the file has fewer blocks; or another boot loader",
     ),
@@ -387,7 +381,7 @@ RULES: Final = (
     VerdictRule(
         "hears-nothing",
         "it asks for the same block again and again, and that was sent each time",
-        lambda facts: _failed(facts) and facts.repeated >= REPEATED,
+        lambda facts: _wanting(facts) and facts.repeated >= REPEATED,
         "it repeats one acknowledgement {repeated} times: it hears nothing from us any more",
         "a firewall on the way that forgets the transfer, or drops what is large; the cable of the machine",
     ),

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from castd import outcomes
 from castd.observe.metrics import CountedEntry, Counters, Gauges
 from castd.testing import Network, memorySite
 from tests.support.needs import run
@@ -106,6 +107,24 @@ def test_seriesExist(expression: str, series: dict[str, dict[str, set[str]]]) ->
     labels = {label for name in names for label in series[name]} | SCRAPED
     for grouping in GROUPING.findall(expression):
         assert {label.strip() for label in grouping.split(",")} <= labels
+
+
+def test_failures() -> None:
+    """What the dashboard and the alert count as failed is what castd does, also on the page for operators."""
+    counted = [
+        set(value.split("|"))
+        for expression in expressions()
+        for name, selector in SELECTOR.findall(expression)
+        for label, _, value in MATCHER.findall(selector)
+        if (name, label) == ("castd_received_total", "outcome") and "|" in value
+    ]
+    assert counted == [outcomes.COUNTED] * 2
+    told = re.search(r"`CastdTransfersFail`, counts (.*?):", (ROOT / "docs" / "operations.md").read_text(), re.DOTALL)
+    assert told is not None
+    assert set(re.findall(r"`(\w+)`", told[1])) == outcomes.COUNTED
+    shown = re.search(r"--failed` shows all but (.*?),\sand of these", (ROOT / "docs" / "operations.md").read_text())
+    assert shown is not None
+    assert set(re.findall(r"`(\w+)`", shown[1])) == outcomes.ANSWERED
 
 
 def test_bothDiffer() -> None:

@@ -37,8 +37,6 @@ MOST_WAITING = 4096
 UNKEPT = "unkept"
 #: Events that say that somebody did not get what he wanted.
 _FAILED = frozenset({"refused", "crowded", "size-only", "unanswered", "unfetched", "refused-reload", "refused-upgrade"})
-#: The outcomes of transfers that did what their machine wanted.
-_SUCCEEDED = frozenset({outcomes.DONE, outcomes.PROBE, outcomes.UNCONFIRMED, outcomes.EARLY})
 
 
 def isKept(event: LogEvent) -> bool:
@@ -74,14 +72,14 @@ def _machineOf(event: LogEvent) -> str | None:
 
 def _isServed(event: LogEvent) -> bool:
     """Return whether a machine has acknowledged something in this event, so that its address is no forgery."""
-    return event.get("event") == "received" and event.get("outcome") in _SUCCEEDED and bool(event.get("octets"))
+    return event.get("event") == "received" and event.get("outcome") in outcomes.ANSWERED and bool(event.get("octets"))
 
 
 def isFailure(event: LogEvent) -> bool:
     """Return whether an event says that somebody did not get what he wanted."""
     kind, told = event.get("event"), event.get("verdict") is not None
     if kind == "received":
-        return told or event.get("outcome") not in _SUCCEEDED
+        return told or event.get("outcome") not in outcomes.ANSWERED
     # Who hears nothing of a group gets the file, and costs the network another copy of it.
     return kind in _FAILED or (kind == "moved" and told)
 
