@@ -33,7 +33,7 @@ from castd.files.access import Rule  # noqa: E402
 from castd.observe.metrics import EVENT_METRICS, GAUGES  # noqa: E402
 from castd.plugins import castd_stock  # noqa: E402
 from castd.profiles.stock import STOCK  # noqa: E402
-from castd.service.service import SINKS  # noqa: E402
+from castd.service.build import SINKS  # noqa: E402
 from castd.verdicts import RULES  # noqa: E402
 
 #: Values of required options, by section and key, where the example of the option's type does not do.

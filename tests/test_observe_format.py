@@ -15,12 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, Logger, LogLevel, eventAsText
+from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, eventAsText
+from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from castd import outcomes
+from castd.observe import journal, syslog
 from castd.observe.file import LineFile
-from castd.observe.format import asJSON, asMessage, asText, showOctets
+from castd.observe.format import asJSON, asMessage, asText, showOctets, textLines
 from castd.observe.ratelimit import MOST_TOLD, RateLimiter
 from castd.observe.writer import LineWriter, eventsOnly
 from castd.service.logs import jsonLog, textLog
@@ -99,7 +101,7 @@ def events(said: list[str]) -> Events:
         ({"write": True}, "tftp: 10.0.0.7:2070 wrote pxelinux.0: complete, 42.1 KiB in 0.05 s (842 KiB/s)"),
         (
             {"peer": ("fe80::1", 5, 0, 2), "octets": 1, "seconds": 0.0},
-            "tftp: fe80::1:5 pxelinux.0: complete, 1 B in 0 s",
+            "tftp: [fe80::1]:5 pxelinux.0: complete, 1 B in 0 s",
         ),
         ({"outcome": "soaked", "octets": 0}, "tftp: 10.0.0.7:2070 pxelinux.0: soaked"),
     ],
@@ -485,3 +487,18 @@ def test_levels() -> None:
     """The level of an event is in its line of JSON; an event without one is for information."""
     assert json.loads(asJSON({"event": "x", "log_level": LogLevel.warn, "log_time": NOON}) or "")["level"] == "warn"
     assert json.loads(asJSON({"event": "x", "log_time": NOON}) or "")["level"] == "info"
+
+
+def test_textLines() -> None:
+    """All logs have the same lines of a traceback, and nothing that a client has sent begins another one."""
+    try:
+        raise RuntimeError("a\tclient's\x1b[31m")
+    except RuntimeError:
+        event: LogEvent = {"log_format": "x", "log_failure": Failure(), "log_level": LogLevel.critical}
+    lines = textLines(event, bare=True)
+    assert (lines[0], lines[-1]) == ("x", "builtins.RuntimeError: a    client's\\x1b[31m")
+    assert textLines({**event, "log_time": 0.0})[1:] == lines[1:]
+    assert asText({"log_format": "{x}", "x": "a\nb", "log_time": 0.0}) is not None
+    (message,) = [value for name, value in journal.fields(event) if name == "MESSAGE"]
+    assert message.split("\n    ") == lines
+    assert list(syslog._lines(event)) == [lines[0], *(f"\t{line}" for line in lines[1:])]

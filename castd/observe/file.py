@@ -17,7 +17,7 @@ class LineFile:
     """
     A file that lines are appended to, with older files beside it: C{name.1}, before that C{name.2}.
 
-    @ivar lost: how many lines could not be written since L{tellLost} was last called: the disk was full.
+    @ivar lost: how many lines could not be written since they were told last, see L{LineSink}: the disk was full.
     @ivar followsName: before lines are written, go on in the file that has the name now, if another process has begun
         one; for a process that nobody tells of it.
     """
@@ -116,11 +116,6 @@ class LineFile:
         except OSError:
             return False
         return True
-
-    def tellLost(self) -> int:
-        """Return C{lost}, and count from 0 again."""
-        lost, self.lost = self.lost, 0
-        return lost
 
     def rotate(self) -> None:
         """

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from castd.files.names import printable
 from castd.outcomes import MEANING
+from castd.request import hostPort
 from castd.verdicts import remark
 
 #: Receives events: an L{ILogObserver<twisted.logger.ILogObserver>}, or a function.
@@ -43,7 +44,8 @@ def asMessage(event: LogEvent) -> str:
 def _transferMessage(event: LogEvent) -> str:
     outcome = event.get("outcome", "")
     seconds, octets = event.get("seconds") or 0.0, event.get("octets") or 0
-    parts = [f"{event.get('transport', '-')}: {_showPeer(event.get('peer'))}"]
+    peer = event.get("peer")
+    parts = [f"{event.get('transport', '-')}: {hostPort(peer) if isinstance(peer, tuple) else peer}"]
     parts.append(f" wrote {event.get('name')}" if event.get("write") else f" {event.get('name')}")
     parts.append(f": {MEANING.get(outcome, outcome)}")
     if event.get("size") == 0:
@@ -56,10 +58,6 @@ def _transferMessage(event: LogEvent) -> str:
     if event.get("write") and event.get("size") not in (None, octets):
         parts.append(f"; {event['size']} octets were announced, {octets} came")
     return "".join(parts)
-
-
-def _showPeer(peer: object) -> str:
-    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer)
 
 
 def showOctets(octets: float) -> str:
@@ -90,9 +88,19 @@ def asText(event: LogEvent) -> str | None:
         # A storm of transfers brings many of these: the same text as below, in a third of the time.
         when = _showSecond(int(event.get("log_time", 0)))
         return f"{when} [{event.get('log_namespace', '-')}#{levelName(event)}] {asMessage(event)}\n"
-    text = eventAsText(event)
-    # Only a traceback may have line feeds; those of a client's text are shown as \x0a.
-    return "\n    ".join(printable(line.expandtabs(4)) for line in text.split("\n")).rstrip() + "\n" if text else None
+    text = "\n    ".join(textLines(event))
+    return f"{text}\n" if text else None
+
+
+def textLines(event: LogEvent, bare: bool = False) -> list[str]:
+    """
+    Return the lines of any event: more than one only for a traceback, whose line feeds alone are kept; those of a
+    client's text are shown as C{\\x0a}.
+
+    @param bare: without time and system, which whoever gets the lines adds.
+    """
+    text = eventAsText(event, includeTimestamp=not bare, includeSystem=not bare)
+    return [printable(line.expandtabs(4)) for line in text.rstrip().split("\n")]
 
 
 @lru_cache(4)

@@ -14,12 +14,12 @@ import socket
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
-from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
+from twisted.logger import ILogObserver, LogEvent, LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd.files.names import printable
-from castd.observe.format import asMessage, fieldsOf
+from castd.observe.format import asMessage, fieldsOf, textLines
 
 #: The socket of journald.
 SOCKET = "/run/systemd/journal/socket"
@@ -93,8 +93,7 @@ def fields(event: LogEvent) -> Iterator[tuple[str, str]]:
 def _message(event: LogEvent) -> str:
     if not isinstance(event.get("log_failure"), Failure):
         return asMessage(event)
-    text = eventAsText(event, includeTimestamp=False, includeSystem=False)
-    return "\n    ".join(printable(line.expandtabs(4)) for line in text.rstrip().split("\n"))
+    return "\n    ".join(textLines(event, bare=True))
 
 
 def _showValue(value: object) -> str:

@@ -38,7 +38,7 @@ class LineStream:
     """
     Writes lines to a stream without waiting for its reader.
 
-    @ivar lost: how many lines could not be written since L{tellLost} was last called.
+    @ivar lost: how many lines could not be written since they were told last, see L{LineSink}.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -174,11 +174,6 @@ class LineStream:
             return True
         self._stuck = True
         return False
-
-    def tellLost(self) -> int:
-        """Return C{lost}, and count from 0 again."""
-        lost, self.lost = self.lost, 0
-        return lost
 
     def close(self) -> None:
         """Release what was opened; the stream itself stays open."""

@@ -12,12 +12,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
-from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText
+from twisted.logger import ILogObserver, LogEvent, LogLevel
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from castd.files.names import printable
-from castd.observe.format import asMessage
+from castd.observe.format import asMessage, textLines
 from castd.observe.journal import PRIORITY
 
 #: The socket of the system's log (C{_PATH_LOG} of the C library).
@@ -106,7 +105,7 @@ def _lines(event: LogEvent) -> Iterator[str]:
     if not isinstance(event.get("log_failure"), Failure):
         yield asMessage(event)
         return
-    first, *more = eventAsText(event, includeTimestamp=False, includeSystem=False).rstrip().split("\n")
-    yield printable(first)
+    first, *more = textLines(event, bare=True)
+    yield first
     for line in more:
-        yield "\t" + printable(line.expandtabs(4))
+        yield f"\t{line}"

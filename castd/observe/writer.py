@@ -18,7 +18,11 @@ Render = Callable[[LogEvent], str | None]
 
 
 class LineSink(Protocol):
-    """Describes what lines are written to: a file or a stream."""
+    """
+    Describes what lines are written to: a file or a stream.
+
+    @ivar lost: how many lines could not be written since a L{LineWriter} has told of them, and set it to 0.
+    """
 
     lost: int
 
@@ -31,9 +35,6 @@ class LineSink(Protocol):
 
         @return: how many are written, from the first on; the others are not counted as lost, L{write} may do better.
         """
-
-    def tellLost(self) -> int:
-        """Return C{lost}, and count from 0 again."""
 
 
 class GatheredLine(NamedTuple):
@@ -97,7 +98,7 @@ class LineWriter:
 
     def _tell(self, event: LogEvent) -> bool:
         """Write how many lines were lost before this event.  -> whether the sink has taken that."""
-        lost = self._sink.tellLost()
+        lost, self._sink.lost = self._sink.lost, 0
         form = "{lines} lines before this one were lost: nobody has read the log, or its disk was full"
         told = self._render(_event(form, event, event="lost-lines", lines=lost))
         if told is not None and self._sink.write(told):

@@ -39,8 +39,9 @@ from castd.net.timers import useMonotonicClock
 from castd.observe.sdnotify import ServiceNotifier, watchdogPeriod
 from castd.request import hostPort
 from castd.server.random import BufferedSystemRandom
+from castd.service.build import read
 from castd.service.privileges import UnprivilegedUser
-from castd.service.service import Server, compose, read
+from castd.service.service import Server, compose
 from castd.upgrade.channel import ChannelToPredecessor, ChannelToSuccessor
 from castd.upgrade.handover import whyNever
 from castd.upgrade.predecessor import Inheritance, Predecessor, receiveInheritance

@@ -128,13 +128,14 @@ class Recorders:
     def __call__(self, event: LogEvent) -> None:
         if self._folder is None or not isFailure(event):
             return
-        self._recorder.unserved(event.get("peer"), event.get("name"), commentOf(event))
+        self._recorder.unserved(event.get("peer"), event.get("name"), asMessage(event))
         ring = self._recorder.find(event.get("transport"), event.get("peer"), event.get("event"))
         if ring is not None:
             self._write(self._folder, ring, event)
 
     def _write(self, folder: CaptureFolder, ring: Ring, event: LogEvent) -> None:
         """Have the packets of a transfer that has failed written."""
+        # The comment of the capture, at the file and at the last packet, is the line of the log, with the verdict.
         (host, port), now = ring.key, event.get("log_time", 0.0)
         if not self._rate.allows(host, ring.heard, self._site.reactor.seconds()):
             self.omitted += 1
@@ -144,7 +145,7 @@ class Recorders:
             return
         packets = ring.tape.capture(ring.tape.packets(ring.key), now - self._site.reactor.seconds())
         name = captureName(now, host, port, str(event.get("outcome", event.get("event"))), ring.heard)
-        writing = self.thread(partial(_writeCapture, folder, name, packets, commentOf(event)))
+        writing = self.thread(partial(_writeCapture, folder, name, packets, asMessage(event)))
         done = writing.addCallbacks(self._captureWritten, self._captureLost, errbackArgs=(folder,))
         if not done.called:
             self._writing.add(done)
@@ -192,14 +193,6 @@ class Recorders:
     def close(self) -> Deferred[None]:
         """Have the captures written that wait, if the disk answers in time."""
         return allWithin(self._writing, PATIENCE, self._site.reactor)
-
-
-def commentOf(event: LogEvent) -> str:
-    """
-    Return the comment of a capture, from the event that says that its transfer has failed: the line of the log, with
-    the verdict.
-    """
-    return asMessage(event)
 
 
 def _writeCapture(folder: CaptureFolder, name: str, packets: list[Captured], comment: str) -> str:

@@ -41,7 +41,7 @@ from castd.server.random import BufferedSystemRandom
 from castd.server.site import Site
 from castd.service.address import ListeningAddress
 from castd.service.admin import AdminPorts, Answer, Question
-from castd.service.build import SINKS, Components, ConfiguredSink, ServiceFileRead, build, buildSteps, kinds, read
+from castd.service.build import Components, ConfiguredSink, ServiceFileRead, build, buildSteps, kinds, read
 from castd.service.explain import CLIENT_PORT, DryRequest, ExplainAnswer, explain
 from castd.service.histories import Histories
 from castd.service.logs import Logs
@@ -51,7 +51,7 @@ from castd.service.reload import PortChange
 from castd.service.rereads import PreparedDisks, Rereads
 from castd.upgrade.handover import Handover
 
-__all__ = ["SINKS", "Server", "compose", "kinds", "read"]
+__all__ = ["Server", "compose", "kinds", "read"]
 
 _log = Logger(namespace="castd")
 
