@@ -176,7 +176,7 @@ def test_realThread(tmp_path: Path) -> Any:
     assert everything(tmp_path) == {f"f{number}": b"%d" % number for number in range(20)}
     removed = yield sink.removeAbandoned()
     assert removed == 0
-    yield sink.settled()
+    yield sink.uploads.settled()
 
 
 def test_abort(tmp_path: Path) -> None:
@@ -708,7 +708,7 @@ def test_settled(tmp_path: Path) -> None:
     stored.commit()
     aborted.write(b"x" * WRITE_AT_ONCE)
     aborted.abort()
-    sink.settled().addCallback(fired.append)
+    sink.uploads.settled().addCallback(fired.append)
     while thread.jobs:
         assert fired == []
         thread.run(1)

@@ -13,20 +13,20 @@ import stat
 from collections.abc import Callable, Sequence
 from functools import partial as bind
 from time import time_ns
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from pydantic import Field
 from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from castd.errors import ContentChanged, Forbidden, NotFound, Refused, Unanswered
+from castd.errors import ContentChanged, Forbidden, NotFound, Refused
 from castd.files import athand, names, nearest
 from castd.files.athand import NO_SUCH_CALL, Links, Version
 from castd.files.mapping import MappedOptions, NameMap, RewriteOptions, WordPath, isUnfinished
 from castd.files.root import OPEN_TIMEOUT, Root, closeFd, readRefusal
 from castd.files.spelling import MOST_LISTED, Spellings
-from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, handOver
+from castd.files.threads import DiskThreads, RunInThread, WaitingRequests
 from castd.interfaces import (
     IAwaitedContent,
     IContent,
@@ -38,9 +38,6 @@ from castd.interfaces import (
 from castd.machines.known import KnownMachine
 from castd.options import Clients, clients
 from castd.request import Peer
-
-#: Called with the reason of each source that does not have a file.
-Missed: TypeAlias = Callable[[NotFound], object]
 
 T = TypeVar("T")
 
@@ -109,7 +106,8 @@ class Directory:
         self._open: dict[Version, _OpenFile] = {}
         # The open files that are found again, by their path.
         self._found: dict[names.Parts, _OpenFile] = {}
-        self._awaited = self._seeking = 0
+        self._waiting = WaitingRequests(str(options.path))
+        self._seeking = 0
         self._spellings = Spellings(nearest.MOST_NAMES, MOST_LISTED)
 
     @property
@@ -153,14 +151,11 @@ class Directory:
         if fd is not None and (opened := self._checkedAtHand(fd)) is not None:
             changed = opened.version[4]
             return self._file(name, opened, parts if changed < now - CLOCK_STEP else None)
-        if self._awaited >= MOST_AWAITED:
-            raise Unanswered(why=f"{MOST_AWAITED} requests wait for the disk of {self.options.path}")
-        self._awaited += 1
-        asked: Deferred[IContent] = Deferred()
+        return self._waiting.run(bind(self._openInThread, name, parts), lambda content: content.close())
+
+    def _openInThread(self, name: str, parts: names.Parts) -> Deferred[IContent]:
         opening = self.thread(bind(self._openWithin, parts)).addCallback(self._openBeyond, parts)
-        found = opening.addBoth(self._opened, name)
-        found.addBoth(handOver, asked, lambda content: content.close())
-        return asked
+        return opening.addCallback(lambda opened: self._file(name, opened))
 
     def sizeNow(self, name: str, peer: Peer) -> int:
         """Return octets of the file of this name, and wait for the disk.  In any thread; raises as L{lookup}."""
@@ -170,10 +165,7 @@ class Directory:
 
     def locate(self, name: str, machine: KnownMachine) -> str:
         """As L{ILocatingSource.locate}."""
-        try:
-            return f"{self._root.path}/{names.text(self._map.parts(name, machine))}"
-        except Refused:
-            return ""
+        return self._map.locate(self._root.path, name, machine)
 
     def findNear(self, name: str, machine: KnownMachine) -> Deferred[Near | None]:
         """As L{ILocatingSource.findNear}: by the names in memory or on the disk, a few requests at a time."""
@@ -266,11 +258,6 @@ class Directory:
             raise
         version = status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
         return _Opened(fd, version)
-
-    def _opened(self, result: _Opened | Failure, name: str) -> IContent | Failure:
-        """Return the content of a file that a thread has opened."""
-        self._awaited -= 1
-        return result if isinstance(result, Failure) else self._file(name, result)
 
     def _file(self, name: str, opened: _Opened, parts: names.Parts | None = None) -> File:
         """

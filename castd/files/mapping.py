@@ -13,7 +13,7 @@ from typing import Annotated
 from pydantic import Field, PlainValidator, ValidationInfo, WithJsonSchema, field_validator, model_validator
 from pydantic.functional_serializers import PlainSerializer
 
-from castd.errors import NotFound
+from castd.errors import NotFound, Refused
 from castd.files import names, partial
 from castd.files.spelling import withoutCase
 from castd.machines.known import KnownMachine
@@ -163,6 +163,13 @@ class NameMap:
         if self._above:
             found = _filled(self._above, machine.values) + found
         return found
+
+    def locate(self, base: str, name: str, machine: KnownMachine) -> str:
+        """Return the path of a file in this base; C{""}: it does not belong there, or too little is known."""
+        try:
+            return f"{base}/{names.text(self.parts(name, machine))}"
+        except Refused:
+            return ""
 
     def under(self, machine: KnownMachine) -> names.Parts:
         """Return what names begin with.  @raise NotFound: the value of a word is not known."""

@@ -18,6 +18,8 @@ from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from castd.errors import Unanswered
+
 T = TypeVar("T")
 
 _log = Logger(namespace="castd")
@@ -92,14 +94,33 @@ def allWithin(waited: Iterable[Deferred[None]], seconds: float, clock: IReactorT
     return everything
 
 
-def handOver(result: T | Failure, asked: Deferred[T], discard: Callable[[T], object]) -> None:
-    """
-    Fire a Deferred with a result; if it was cancelled, nobody waits for the result any more, and it is discarded.
-    """
-    if not asked.called:
-        asked.callback(result)
-    elif not isinstance(result, Failure):
-        discard(result)
+class WaitingRequests:
+    """Bounds how many requests wait for the disk of one directory."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._count = 0
+
+    def run(self, ask: Callable[[], Deferred[T]], discard: Callable[[T], object]) -> Deferred[T]:
+        """
+        Begin what waits for the disk, which goes on to its end also if nobody waits for its result any more.
+
+        @param discard: called with the result in that case.
+        @raise Unanswered: too many requests wait for this disk.
+        """
+        if self._count >= MOST_AWAITED:
+            raise Unanswered(why=f"{MOST_AWAITED} requests wait for the disk of {self._path}")
+        self._count += 1
+        asked: Deferred[T] = Deferred()
+        ask().addBoth(self._answered, asked, discard)
+        return asked
+
+    def _answered(self, result: T | Failure, asked: Deferred[T], discard: Callable[[T], object]) -> None:
+        self._count -= 1
+        if not asked.called:
+            asked.callback(result)
+        elif not isinstance(result, Failure):
+            discard(result)
 
 
 def callWithin(seconds: float, function: Callable[[], T]) -> T:

@@ -14,17 +14,16 @@ from functools import partial as bind
 from typing import TypeVar
 
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from castd.errors import Forbidden, NotFound, Refused, Unanswered
+from castd.errors import Forbidden, NotFound, Refused
 from castd.files import names, partial
 from castd.files.file_upload import FileUpload, OpenUploads, writeRefusal
 from castd.files.mapping import NameMap, isUnfinished
 from castd.files.permission import writeFault
 from castd.files.root import OPEN_TIMEOUT, Root, closeFd
 from castd.files.space import SpaceClaim
-from castd.files.threads import MOST_AWAITED, DiskThreads, RunInThread, handOver
+from castd.files.threads import DiskThreads, RunInThread, WaitingRequests
 from castd.files.upload_options import UploadDirectoryOptions
 from castd.interfaces import IContentSink, IUpload
 from castd.machines.known import KnownMachine
@@ -63,7 +62,7 @@ class UploadDirectory:
         self._root = Root(str(options.base), options.links, patience=patience, writable=True)
         self._map = NameMap(options)
         self.byMachine = self._map.byMachine
-        self._awaited = 0
+        self._waiting = WaitingRequests(str(options.path))
 
     @property
     def answers(self) -> bool:
@@ -88,10 +87,7 @@ class UploadDirectory:
 
     def locate(self, name: str, machine: KnownMachine) -> str:
         """Return the path of a file of this name; C{""}: it does not belong here, or too little is known."""
-        try:
-            return f"{self._root.path}/{names.text(self._map.parts(name, machine))}"
-        except Refused:
-            return ""
+        return self._map.locate(self._root.path, name, machine)
 
     def begin(self, name: str, peer: Peer, size: int | None) -> Deferred[IUpload]:
         """Begin an upload of a client whose machine is not known; as L{beginFor}."""
@@ -112,7 +108,7 @@ class UploadDirectory:
         @raise Unanswered: too many requests wait for this disk.
         """
         parts = self._partsOf(name, machine, size)
-        return self._awaitDisk(
+        return self._waiting.run(
             lambda: Deferred.fromCoroutine(self._begin(parts, machine, size)), lambda upload: upload.abort()
         )
 
@@ -124,21 +120,7 @@ class UploadDirectory:
         @raise Refused: as L{begin}.
         """
         parts = self._partsOf(name, machine, size)
-        return self._awaitDisk(lambda: Deferred.fromCoroutine(self._check(parts, machine, size)), lambda _: None)
-
-    def _awaitDisk(self, ask: Callable[[], Deferred[T]], discard: Callable[[T], object]) -> Deferred[T]:
-        """
-        Begin what waits for the disk, which goes on to its end also if nobody waits for its result any more.
-
-        @param discard: called with the result in that case.
-        @raise Unanswered: too many requests wait for this disk.
-        """
-        if self._awaited >= MOST_AWAITED:
-            raise Unanswered(why=f"{MOST_AWAITED} requests wait for the disk of {self.options.path}")
-        self._awaited += 1
-        asked: Deferred[T] = Deferred()
-        ask().addBoth(self._answered, asked, discard)
-        return asked
+        return self._waiting.run(lambda: Deferred.fromCoroutine(self._check(parts, machine, size)), lambda _: None)
 
     async def _check(self, parts: names.Parts, machine: KnownMachine, size: int | None) -> None:
         directory, place, missing = await self.uploads.thread(bind(self._openNearest, parts[:-1]))
@@ -201,10 +183,6 @@ class UploadDirectory:
             raise Forbidden(why="this name is for unfinished uploads")
         self.uploads.checkSize(size or 0)
         return parts
-
-    def _answered(self, result: T | Failure, asked: Deferred[T], discard: Callable[[T], object]) -> None:
-        self._awaited -= 1
-        handOver(result, asked, discard)
 
     async def _begin(self, parts: names.Parts, machine: KnownMachine, size: int | None) -> IUpload:
         directory, place = await self.uploads.thread(bind(self._openDirectory, parts[:-1]))
@@ -297,10 +275,6 @@ class UploadDirectory:
             return partial.removeAbandoned(".", directory)
         finally:
             closeFd(directory)
-
-    def settled(self) -> Deferred[None]:
-        """Return a Deferred that fires when all uploads that have ended are stored or removed on the disk."""
-        return self.uploads.settled()
 
 
 def _placeOf(directory: int) -> tuple[int, int]:
