@@ -20,6 +20,7 @@ from castd.cli import main
 from castd.config.config import RecorderOptions
 from castd.errors import ConfigError
 from castd.files.threads import RunInThread
+from castd.observe import captures as captures_
 from castd.observe.captures import MOST_OF_KIND, MOST_OF_MACHINE, PERIOD, CaptureFolder, CaptureRate, captureName
 from castd.observe.format import asMessage
 from castd.packets.pcapng import Captured
@@ -733,3 +734,19 @@ def test_recordBesideTheLoop(folder: Path, network: Network, monkeypatch: pytest
     # The time since 1970 is taken anew for each answer.
     assert [each[1:] for each in taken(answer)] == [each[1:] for each in everything[-10:]]
     case.server.stopService()
+
+
+def test_folderClosed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder) -> None:
+    """A folder whose disk fails while it is read is closed at once, and not when the garbage collector comes."""
+
+    def fail(_: object) -> bool:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    made = CaptureFolder(str(tmp_path), 10, 1 << 20)
+    for number in range(3):
+        made.write(captureName(float(number), "10.0.0.9", 2000, "silent", True), b"x")
+    monkeypatch.setattr(captures_, "_isFile", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        made.write(captureName(9.0, "10.0.0.9", 2000, "silent", True), b"x")
+    gc.collect()
+    assert [str(each.message) for each in recwarn if each.category is ResourceWarning] == []

@@ -88,11 +88,13 @@ class CaptureFolder:
     def _makeRoom(self, wanted: str, octets: int) -> None:
         """@param wanted: the name that a capture of so many octets will get."""
         unheard = wanted.endswith(_UNHEARD)
-        found = [
-            (entry.name, entry.stat(follow_symlinks=False).st_size)
-            for entry in os.scandir(self.path)
-            if _NAME.fullmatch(entry.name) and entry.name.endswith(_UNHEARD) == unheard and _isFile(entry)
-        ]
+        # Closed here: a disk that fails meanwhile would leave it open.
+        with os.scandir(self.path) as entries:
+            found = [
+                (entry.name, entry.stat(follow_symlinks=False).st_size)
+                for entry in entries
+                if _NAME.fullmatch(entry.name) and entry.name.endswith(_UNHEARD) == unheard and _isFile(entry)
+            ]
         # What seems to be later was written when the clock was ahead, or it is behind now.  In the order of their times
         # each new capture would be the oldest of a full folder, and would give way to the next one.
         found.sort(key=lambda each: (each[0][:_TIME] <= wanted[:_TIME], each))

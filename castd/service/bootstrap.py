@@ -170,10 +170,17 @@ class SignalService(Service):
 
 class Stopper:
     """
-    Stops the reactor once: by a signal, which the log names, or as the other process of an upgrade stops.  What tells
-    it so while it stops is ignored.
+    Stops the reactor at most once, since to stop one that stops already is an error in Twisted.
 
-    Of a signal Twisted's handler stops the reactor; that the process ends by the signal is left to it.
+    There are two reasons to stop it: a signal, SIGTERM or SIGINT; and L{stop}, which an upgrade calls.  It does so in
+    the old process, when its transfers have ended or the new one is being stopped, and in the new one, if the old one
+    goes on by itself.
+
+    A signal is passed on to the handler that Twisted has installed before: that stops the reactor, and once it has
+    stopped has the process end by that signal, as whoever has started it expects.  Each signal is logged; one that
+    comes while castd stops is not passed on.
+
+    @ivar _told: the reactor was told to stop; after a signal it may hear of that only in its next turn.
     """
 
     def __init__(self, reactor: IReactorCore, server: Server) -> None:
@@ -182,7 +189,7 @@ class Stopper:
         self._told = False
 
     def stop(self) -> None:
-        """Stop the reactor, unless that was told already; a signal may have, and the reactor is still to hear of it."""
+        """Stop the reactor, unless it was told that already."""
         if not self._told:
             with suppress(ReactorNotRunning):
                 self._reactor.stop()

@@ -270,7 +270,7 @@ def buildSteps(
         if kept is not None:
             return kept
         made = collected.sources[entry.kind].makeSource(entry.options, site)
-        # One for machines is never asked by lookup.
+        # Of one that is marked as having files for machines also lookupFor is checked, whether or not it needs it now.
         requireProvided(made, IMachineSource if IMachineSource.providedBy(made) else IContentSource)
         return made
 
