@@ -20,7 +20,7 @@ from castd.cli import importing, main
 from castd.config.yaml import parse
 from castd.errors import ConfigError
 from castd.files import names
-from castd.migrate import patterns, words
+from castd.migrate import dnsmasq, patterns, words
 from castd.migrate.draft import Draft, OldMachine, Place, Value
 from castd.migrate.readers import READERS, readConfiguration
 from castd.migrate.writer import dump, write
@@ -305,6 +305,114 @@ def test_noPort(port: str, tmp_path: Path) -> None:
     text, notes = imported({"server": "tftpd-hpa", "command": f"in.tftpd -a '10.0.0.1:{port}' /srv/tftp"}, tmp_path)
     assert "tftp: {interface: 10.0.0.1, port: 69}" in text
     assert [note for note in notes if "is no value of --address" in note]
+
+
+#: Settings of each server that have other values than any text, and the file or command line that they stand in.
+READ = {
+    "tftpd-hpa": (
+        ("blocksize", "port-range", "retransmit", "map-file", "map"),
+        "in.tftpd --create --{name}={value} /srv/tftp",
+    ),
+    "atftpd": (
+        ("retry-timeout", "maxthread", "port", "bind-address", "mcast-ttl", "mcast-addr", "mcast-port", "pcre",
+         "mtftp"),
+        "atftpd --{name}={value} /srv/tftp",
+    ),
+    "dnsmasq": (
+        ("tftp-max", "tftp-mtu", "tftp-port-range", "tftp-unique-root", "enable-tftp", "interface", "listen-address",
+         "except-interface", "conf-file", "conf-dir", "dhcp-match", "dhcp-mac", "tag-if", "pxe-service"),
+        "enable-tftp\ntftp-root=/srv/tftp\n{name}={value}\n",
+    ),
+    "tftpd64": (
+        ("TftpPort", "LowestUDPPort", "HighestUDPPort", "Timeout", "Max Simultaneous Transfers", "Services",
+         "SecurityLevel", "LocalIP"),
+        "[TFTPD32]\n{name}={value}\n",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("value", ["9999999999", "-1", "1.5", "0x10", "abc", "7:8:9", "1 2"])
+@pytest.mark.parametrize(("server", "name"), [(server, name) for server, (names, _) in READ.items() for name in names])
+def test_cannotBeRead(tmp_path: Path, server: str, name: str, value: str) -> None:
+    """A setting whose value cannot be read is told with its place, or there is no service file."""
+    case: dict[str, Any] = {"server": server, "interfaces": {"eth0": "10.0.0.5/24"}}
+    text = READ[server][1].format(name=name, value=f"'{value}'" if server in ("tftpd-hpa", "atftpd") else value)
+    if server in ("tftpd-hpa", "atftpd"):
+        case["command"] = text
+    else:
+        case |= {"files": {"/file": text}, "arguments": ["/file"]}
+    try:
+        notes = readConfiguration(
+            server, case.get("arguments", ()), case.get("command"), machineOf(case, tmp_path)
+        ).notes
+    except ConfigError:
+        return
+    place = f"--{name}={value}" if "command" in case else f"{name}={value}"
+    assert [note for note in notes if note.lost and (note.place.text == place or value in note.what)], (text, notes)
+
+
+@pytest.mark.parametrize(
+    ("server", "given", "told"),
+    [
+        ("atftpd", "atftpd --mcast-port x-7 /srv", "x-7 is no value of --mcast-port"),
+        ("atftpd", "atftpd --bind-address ::1 --mcast-ttl 3 /srv", "--mcast-ttl; castd has no multicast with IPv6"),
+        ("atftpd", "atftpd --pcre-test /etc/pcre /srv", "--pcre-test"),
+        ("tftpd-hpa", "in.tftpd --version /srv", "--version"),
+        ("dnsmasq", "dnsmasq enabled --enable-tftp --tftp-root=/srv", "enabled: no option of dnsmasq"),
+        ("dnsmasq", "dnsmasq --enable-tftp --tftp-root=/srv --listen-address=boot,10.0.0.5", "boot is no numeric"),
+        ("dnsmasq", "dnsmasq --enable-tftp --tftp-root=/srv '--pxe-prompt=x,abc'", "as abc is no number from 0 to 254"),
+        ("dnsmasq", "dnsmasq --enable-tftp --tftp-root=/srv '--pxe-prompt=tag:a,x,3'", "all machines get the last"),
+        (
+            "dnsmasq",
+            "dnsmasq --enable-tftp --tftp-root=/srv --interface=eth0 --except-interface=lo,eth0,eth1",
+            "except-interface=lo,eth0,eth1; name the addresses",
+        ),
+    ],
+)
+def test_toldAsLost(tmp_path: Path, server: str, given: str, told: str) -> None:
+    """What castd does not carry over is told as lost, and the exit status says so."""
+    arguments = ["import", server, "--root", str(tmp_path), "--interface", "eth0=10.0.0.5/24", "--command", given]
+    ran = CliRunner().invoke(main.main, arguments)
+    assert (ran.exit_code, told in ran.stderr) == (importing.INCOMPLETE, True), ran.output
+
+
+def test_enabledTwice(tmp_path: Path) -> None:
+    """Each line of dnsmasq's that names interfaces for TFTP adds to them; each one that is left out counts."""
+    command = "dnsmasq --tftp-root=/srv --enable-tftp=eth0 --enable-tftp=eth1,eth2 --except-interface=eth9,eth2"
+    interfaces = {f"eth{number}": f"10.0.{number}.1/24" for number in range(3)}
+    text, notes = imported({"server": "dnsmasq", "command": command, "interfaces": interfaces}, tmp_path)
+    assert (re.findall("interface: ([^,}]+)", text), notes) == (["10.0.0.1", "10.0.1.1"], [])
+
+
+@pytest.mark.parametrize("option", ["listen-address=127.0.0.1", "interface=lo"])
+def test_loopbackOnly(tmp_path: Path, option: str) -> None:
+    """What is served to the machine itself only is not served to all."""
+    command = f"dnsmasq --enable-tftp --tftp-root=/srv --{option}"
+    text, _ = imported({"server": "dnsmasq", "command": command, "interfaces": {"lo": "127.0.0.1/8"}}, tmp_path)
+    assert re.findall("interface: ([^,}]+)", text) == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("root", ["/srv,eth9", ""])
+def test_noRootThatIsKnown(tmp_path: Path, root: str) -> None:
+    """A tftp-root that cannot be carried over does not become the whole disk."""
+    with pytest.raises(ConfigError, match="nothing to serve") as raised:
+        imported({"server": "dnsmasq", "command": f"dnsmasq --enable-tftp --tftp-root={root}"}, tmp_path)
+    assert raised.value.faults[0].startswith("command line:1: ")
+
+
+def test_mostFiles(tmp_path: Path) -> None:
+    """Files of dnsmasq's beyond the most that are read are told."""
+    files = {f"/etc/more/{number:03}": "" for number in range(dnsmasq.MOST_FILES)}
+    files |= {"/etc/dnsmasq.conf": "enable-tftp\ntftp-root=/srv\nconf-dir=/etc/more\n"}
+    _, notes = imported({"server": "dnsmasq", "files": files}, tmp_path)
+    assert [note for note in notes if "not carried over: /etc/more/199: not read" in note]
+
+
+def test_slamdFileWithoutIt(tmp_path: Path) -> None:
+    """A file that does not start mini-slamd is a fault, beside one that does, too."""
+    files = {"/one": "[Service]\nExecStart=/usr/bin/mini-slamd /srv/image\n", "/other": "x\n"}
+    with pytest.raises(ConfigError, match="/other: no line starts mini-slamd"):
+        imported({"server": "mini-slamd", "files": files, "arguments": ["/one", "/other"]}, tmp_path)
 
 
 def test_root(tmp_path: Path) -> None:

@@ -40,7 +40,11 @@ _ALWAYS = {
 _LOST = {
     "no-source-port-checking": "single-port: true helps behind NAT; castd never takes a packet from another port",
     "listen-local": "write the address as the interface",
+    "pcre-test": "castd explain says what a name becomes",
+    "version": "with it the server only says its version",
+    "help": "with it the server only says how it is called",
 }
+_MULTICAST = ("mcast-addr", "mcast-port", "mcast-ttl")
 _NOT_GRANTED = ("no-timeout", "no-tsize", "no-blksize", "no-windowsize")
 
 
@@ -179,8 +183,11 @@ class _AtftpdReader:
                 at["interface"] = found
             else:
                 self._draft.lose(given.place, f"{given.value} is no numeric address", "write the address")
-        if "no-multicast" not in self._given and ":" not in str(at["interface"]):
-            self._multicast(at, places)
+        if "no-multicast" not in self._given:
+            if ":" in str(at["interface"]):
+                self._noMulticast()
+            else:
+                self._multicast(at, places)
         if "mtftp" in self._given:
             self._mtftp(at)
         options: Options = {}
@@ -192,18 +199,24 @@ class _AtftpdReader:
             places += [self._given[name].place for name in refused]
         self._draft.listen("tftp", at | options, *places)
 
+    def _noMulticast(self) -> None:
+        for given in (self._given[name] for name in _MULTICAST if name in self._given):
+            self._draft.lose(given.place, f"--{given.name}", "castd has no multicast with IPv6: name an IPv4 address")
+
     def _multicast(self, at: Options, places: list[Place]) -> None:
         options: Options = {}
-        used = [self._given[name].place for name in ("mcast-addr", "mcast-port", "mcast-ttl") if name in self._given]
+        used = [self._given[name].place for name in _MULTICAST if name in self._given]
         if given := self._given.get("mcast-addr"):
             options |= self._groups(given)
         if given := self._given.get("mcast-port"):
             first = re.split("[-,]", given.value)[0]
-            if common.isPort(first):
+            if not common.isPort(first):
+                self._wrong(given)
+            else:
                 options["data-port"] = int(first)
-            if first != given.value:
-                what = f"--mcast-port {given.value}: castd sends all groups to one port"
-                self._draft.lose(given.place, what, f"clients are told {first}; open that one in firewalls")
+                if first != given.value:
+                    what = f"--mcast-port {given.value}: castd sends all groups to one port"
+                    self._draft.lose(given.place, what, f"clients are told {first}; open that one in firewalls")
         if ttl := self._number("mcast-ttl", 1, 255):
             options["ttl"] = ttl
         self._draft.listen("multicast", at | options, *places, *used)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from pathlib import PurePosixPath
+from typing import NamedTuple
 
 from castd.errors import ConfigError
 from castd.migrate import common
@@ -107,6 +108,18 @@ class BootEntry:
     place: Place
 
 
+class MenuPrompt(NamedTuple):
+    """
+    What a C{pxe-prompt} says.
+
+    @ivar wait: for how many seconds it is shown; L{None}: for ever.
+    """
+
+    text: str
+    wait: int | None
+    place: Place
+
+
 def read(files: Sequence[str], command: str | None, machine: OldMachine, draft: Draft) -> None:
     """Fill a draft from files, or from a command line."""
     settings = _Lines(machine, draft)
@@ -140,6 +153,7 @@ class _Lines:
             elif word.text.startswith("-"):
                 name, value = _LETTERS.get(word.text[1:2], word.text), word.text[2:]
             else:
+                self._draft.lose(word.place, f"{word.text}: no option of dnsmasq", "see dnsmasq's manual")
                 continue
             if not value and name in _WITH_VALUE and waiting and not waiting[0].text.startswith("-"):
                 value = waiting.pop(0).text
@@ -147,8 +161,10 @@ class _Lines:
 
     def file(self, path: str) -> None:
         """Read one file, and those that it includes."""
-        if path in self._read or len(self._read) >= MOST_FILES:
+        if path in self._read:
             return
+        if len(self._read) >= MOST_FILES:
+            raise ConfigError(f"{path}: not read, as {MOST_FILES} files were read before")
         self._read.add(path)
         for number, line in enumerate(self._machine.text(path).split("\n"), 1):
             text = _withoutComment(line).strip()
@@ -228,7 +244,7 @@ class _DnsmasqReader:
         self._tags = Tags()
         self._boots: list[BootEntry] = []
         self._menu: list[BootEntry] = []
-        self._prompts: list[Setting] = []
+        self._prompts: list[MenuPrompt] = []
         self._rest = 0
         self._options: Options = {"port": 69}
         self._places: list[Place] = []
@@ -246,7 +262,7 @@ class _DnsmasqReader:
         if not tftp:
             cure = "for what machines boot, add enable-tftp and tftp-root to a copy of its file, and import that"
             raise ConfigError(f"dnsmasq: no enable-tftp: its TFTP server is another program, to be imported; {cure}")
-        addresses = self._addresses(tftp[-1])
+        addresses = self._addresses(tftp)
         self._content()
         self._proxy(addresses, tftp[-1].place)
         if self._rest:
@@ -282,7 +298,7 @@ class _DnsmasqReader:
         elif name == "pxe-service":
             self._service(setting)
         elif name == "pxe-prompt":
-            self._prompts.append(setting)
+            self._prompt(setting)
         elif name in ("user", "group"):
             self._draft.tell(setting.place, name, common.ELSEWHERE["user"])
         elif name in _BOOT_OPTIONS:
@@ -309,7 +325,7 @@ class _DnsmasqReader:
 
     def _tftp(self, setting: Setting) -> None:
         name, value, place = setting.name, setting.first, setting.place
-        if name == "tftp-root":
+        if name == "tftp-root" and value:
             return
         if name == "tftp-max" and (number := common.wholeNumber(value, 1, 100_000)):
             self._draft.limit("casts", number, place)
@@ -341,30 +357,38 @@ class _DnsmasqReader:
 
     # Addresses and content.
 
-    def _addresses(self, enabled: Setting) -> list[str]:
+    def _addresses(self, enabled: Sequence[Setting]) -> list[str]:
         """Add a C{tftp} at each address that dnsmasq serves at.  -> these addresses."""
-        interfaces = [(each, enabled.place) for each in enabled.values if each]
+        interfaces = [(each, setting.place) for setting in enabled for each in setting.values if each]
         listed = [(each, setting.place) for setting in self._all("listen-address") for each in setting.values]
         if not interfaces:
             interfaces = [(each, setting.place) for setting in self._all("interface") for each in setting.values]
         found: dict[str, Place] = {}
+        loopback: dict[str, Place] = {}
         for name, place in interfaces:
             known = self._machine.interfaces.get(name)
             if known is None:
                 what = f"{name} has no IPv4 address here"
                 self._draft.lose(place, what, f"write the address as the interface, or {_SAY_INTERFACE}")
-            elif not known.is_loopback:
-                found[str(known.ip)] = place
+            else:
+                (loopback if known.is_loopback else found)[str(known.ip)] = place
         for each, place in listed:
-            if (address := common.numericAddress(each)) and address != ANY and not address.startswith("127."):
-                found[address] = place
+            address = common.numericAddress(each)
+            if address is None:
+                self._draft.lose(place, f"{each} is no numeric address", "write the address as the interface")
+            elif address != ANY:
+                (loopback if ip_address(address.partition("%")[0]).is_loopback else found)[address] = place
+        if len(loopback) == len({each for each, _ in interfaces + listed}):
+            # Machines ask at others; but all addresses would be more than dnsmasq serves at.
+            found = loopback
         for setting in self._all("except-interface"):
-            known = self._machine.interfaces.get(setting.first)
-            if not found and setting.first != "lo":
-                self._draft.lose(setting.place, setting.place.text, "name the addresses as interfaces")
-            elif known is not None:
-                found.pop(str(known.ip), None)
-        places = [*found.values(), enabled.place, *self._places]
+            for each in setting.values:
+                known = self._machine.interfaces.get(each)
+                if not found and each != "lo":
+                    self._draft.lose(setting.place, setting.place.text, "name the addresses as interfaces")
+                elif known is not None:
+                    found.pop(str(known.ip), None)
+        places = [*found.values(), enabled[-1].place, *self._places]
         every = self._wildcard()
         common.listenEverywhere(self._draft, found or every, self._options, *dict.fromkeys(places))
         return [each for each in found or every if ":" not in each]
@@ -378,7 +402,7 @@ class _DnsmasqReader:
         return [ANY, "::"] if self._machine.ipv6 else [ANY]
 
     def _content(self) -> None:
-        roots = self._all("tftp-root")
+        roots = [each for each in self._all("tftp-root") if each.first]
         own = [each for each in roots if len(each.values) > 1]
         shared = [each for each in roots if len(each.values) < 2]
         root = self._last("user")
@@ -397,7 +421,7 @@ class _DnsmasqReader:
             self._draft.tell(own[0].place, what, "nothing is to be done, unless it must not be found there")
         if shared:
             self._directory(shared[-1].first, options, shared[-1].place)
-        elif not self._draft.content:
+        elif not self._all("tftp-root"):
             enabled = self._all("enable-tftp")[-1].place
             self._draft.serve({"path": "/", "world-readable": True}, enabled)
             what = "no tftp-root: dnsmasq then gives every file on the disk that it may read"
@@ -461,6 +485,19 @@ class _DnsmasqReader:
             joined = entry.conditions.joined(only)
             if joined is not None:
                 self._menu.append(BootEntry(joined, entry.file, entry.text, entry.place))
+
+    def _prompt(self, setting: Setting) -> None:
+        """Learn the prompt of menus, and how long it is shown: without a number for ever."""
+        tags, values = _tagsOf(setting.values)
+        text, seconds = (*values, "", "")[:2]
+        wait = common.wholeNumber(seconds, 0, 254)
+        if wait is None and seconds:
+            what = f"{setting.place.text}: the prompt waits for ever, as {seconds} is no number from 0 to 254"
+            self._draft.lose(setting.place, what, "write wait in the menus")
+        if tags:
+            what = f"{setting.place.text}: all machines get the last prompt"
+            self._draft.lose(setting.place, what, "write prompt and wait in the menu of these machines")
+        self._prompts.append(MenuPrompt(text, wait, setting.place))
 
     def _tellsUefiApart(self) -> bool:
         """Return whether the menus are others for one number of UEFI with 64 bits than for the other."""
@@ -575,11 +612,8 @@ class _DnsmasqReader:
         """Return the prompt of menus: without one they are shown at once, and wait."""
         if not self._prompts:
             return {"wait": None}
-        prompt = self._prompts[-1]
-        _, values = _tagsOf(prompt.values)
-        text, seconds = (*values, "", "")[:2]
-        wait = common.wholeNumber(seconds, 0, 254)
-        self._draft.comment(("transports", "proxydhcp"), prompt.place)
+        text, wait, place = self._prompts[-1]
+        self._draft.comment(("transports", "proxydhcp"), place)
         return {"prompt": text or "Press F8 for a menu", "wait": None if wait is None else f"{wait} s"}
 
 

@@ -21,7 +21,10 @@ def read(files: Sequence[str], command: str | None, machine: OldMachine, draft: 
     """Fill a draft from a command line, or from a unit of systemd."""
     words = [] if command is None else ofCommand(command)
     for file in files:
-        words += started(file, PROGRAMS, machine, draft) or []
+        found = started(file, PROGRAMS, machine, draft)
+        if found is None:
+            raise ConfigError(f"{file}: no line starts mini-slamd; say --command 'mini-slamd FILE'")
+        words += found
     if len(words) != 1:
         raise ConfigError("mini-slamd: no command line with one file: say --command 'mini-slamd FILE'")
     (word,) = words

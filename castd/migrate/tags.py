@@ -140,7 +140,8 @@ class Tags:
             # The word set: may be left out.
             sets, rest = rest[:1], rest[1:]
         if not sets:
-            return True
+            # What a dhcp-host says without a tag is about addresses.
+            return option == "dhcp-host"
         try:
             found = _READERS[option](rest)
         except ValueError:
@@ -163,7 +164,7 @@ class Tags:
             return False
         for tag in sets:
             self._alternatives.setdefault(tag, []).extend(found)
-        return True
+        return bool(sets)
 
     def forget(self, tag: str) -> None:
         """Count a tag as one that rules cannot say."""

@@ -92,6 +92,19 @@ class _Tftpd64Reader:
     def _isOn(self, name: str) -> bool:
         return self._value(name) not in ("", "0")
 
+    def _number(self, name: str, least: int, most: int) -> int | None:
+        """Return a number; L{None}: it is absent, or 0, or wrong, which is noted."""
+        if not self._isOn(name):
+            return None
+        found = common.wholeNumber(self._value(name), least, most)
+        if found is None:
+            self._wrong(name)
+        return found
+
+    def _wrong(self, name: str) -> None:
+        place = self._place(name)
+        self._draft.lose(place, f"{place.text.strip()}: it has no such value", "correct it, and try again")
+
     def _content(self) -> None:
         base = self._value("basedirectory") or "."
         place = self._place("basedirectory")
@@ -113,6 +126,8 @@ class _Tftpd64Reader:
             self._draft.store({"path": self._folder, "policy": "overwrite"}, place)
             self._draft.rule({"allow": ANY}, place)
             return
+        if level not in (HIGH, READ_ONLY):
+            self._wrong("securitylevel")
         if level == HIGH:
             what = "clients may write to files that are there and empty: here nobody may write"
             self._draft.lose(place, what, "add uploads: for some networks or names")
@@ -120,21 +135,26 @@ class _Tftpd64Reader:
 
     def _limits(self) -> None:
         name = "max simultaneous transfers"
-        if found := common.wholeNumber(self._value(name), 1, 100_000):
+        if found := self._number(name, 1, 100_000):
             self._draft.limit("casts", found, self._place(name))
 
     def _transports(self) -> None:
         options: Options = {"port": 69}
         places = []
-        if port := self._value("tftpport"):
-            options["port"] = int(port) if common.isPort(port) else 69
+        if port := self._number("tftpport", 1, 0xFFFF):
+            options["port"] = port
             places.append(self._place("tftpport"))
         addresses = self._addresses(places)
-        low, high = self._value("lowestudpport"), self._value("highestudpport")
+        ends = ("lowestudpport", "highestudpport")
+        low, high = map(self._value, ends)
         if found := common.portRange(low, high):
             options["ports"] = found
-            places += [self._place("lowestudpport"), self._place("highestudpport")]
-        if seconds := common.wholeNumber(self._value("timeout"), 1, 255):
+            places += map(self._place, ends)
+        else:
+            for name in ends:
+                if self._isOn(name):
+                    self._wrong(name)
+        if seconds := self._number("timeout", 1, 255):
             options["timeout"] = f"{seconds} s"
             places.append(self._place("timeout"))
         if self._settings.get("negociate", "1").strip() == "0":
@@ -153,7 +173,7 @@ class _Tftpd64Reader:
 
     def _addresses(self, places: list[Place]) -> list[str]:
         given = self._value("localip")
-        every = [ANY, "::"] if self._machine.ipv6 and self._isOn("enable ipv6") else [ANY]
+        every = [ANY, "::"] if self._isOn("enable ipv6") and self._machine.ipv6 else [ANY]
         if not given:
             return every
         found = common.numericAddress(given)
@@ -166,8 +186,8 @@ class _Tftpd64Reader:
         return [found]
 
     def _services(self) -> None:
-        given = common.wholeNumber(self._value("services"), 0, 1 << 16)
-        if given is None or given == 0:
+        given = self._number("services", 1, 1 << 16)
+        if given is None:
             return
         place = self._place("services")
         if not given & TFTP_SERVER:

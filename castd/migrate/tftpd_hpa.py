@@ -107,6 +107,8 @@ class _TftpdHpaReader:
             self._folders.append(CommandWord(each.value, each.place))
         elif each.name == "refuse":
             self._refused.append(each)
+        elif each.name == "version":
+            self._draft.lose(each.place, "--version", "with it the server only says its version")
         elif each.name in _ELSEWHERE:
             self._draft.tell(each.place, f"--{each.name}", common.ELSEWHERE[_ELSEWHERE[each.name]])
         else:
