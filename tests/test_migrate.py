@@ -443,6 +443,15 @@ def test_stores(tmp_path: Path, mode: int | None, uploads: bool) -> None:
     assert ran.exit_code == (3 if mode is None else 0)
 
 
+@pytest.mark.parametrize(("option", "user"), [("", "nobody"), ("--user tftp", "tftp"), ("--user boot.boot", "boot")])
+def test_storesAs(tmp_path: Path, option: str, user: str) -> None:
+    """Whether uploads are stored is asked of the user that atftpd's command line names."""
+    asked: list[tuple[str, str]] = []
+    machine = OldMachine(root=tmp_path, stores=lambda path, user: asked.append((path, user)))
+    readConfiguration("atftpd", (), f"atftpd {option} /srv", machine)
+    assert asked == [("/srv", user)]
+
+
 def test_braces() -> None:
     """A brace in a path of the other server begins no word of castd's."""
     draft = Draft()

@@ -93,9 +93,9 @@ class _AtftpdReader:
             self._draft.tell(each.place, f"--{each.name}", _ALWAYS[each.name])
         elif each.name in _LOST:
             self._draft.lose(each.place, f"--{each.name}", _LOST[each.name])
-        elif each.name in _ELSEWHERE:
-            self._draft.tell(each.place, f"--{each.name}", common.ELSEWHERE[_ELSEWHERE[each.name]])
         else:
+            if each.name in _ELSEWHERE:
+                self._draft.tell(each.place, f"--{each.name}", common.ELSEWHERE[_ELSEWHERE[each.name]])
             self._given[each.name] = each
 
     def _value(self, name: str) -> str | None:
