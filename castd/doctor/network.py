@@ -15,11 +15,10 @@ from castd.doctor.findings import Finding, Subject
 from castd.doctor.kernel import onLink
 from castd.doctor.machine import IMachine
 from castd.options import ListenOptions
+from castd.packets.tftp import BLOCK_HEADERS
 from castd.proxydhcp.options import Options as ProxyDhcpOptions
 from castd.request import ETHERNET_MTU
 
-#: Octets of the headers of a block: IPv4, UDP, TFTP.
-_HEADERS: Final = 32
 #: How long one own datagram is waited for, seconds, and in how many groups.
 _HEARING, _MOST_GROUPS = 1.0, 8
 _LOOPBACK: Final = "lo"
@@ -61,11 +60,11 @@ def _mtuFinding(device: str, addresses: list[str], machine: IMachine) -> Finding
     if not mtu:
         return Finding("not known", f"{shown}: its MTU")
     if mtu < ETHERNET_MTU:
-        what = f"{shown} has MTU {mtu}: blocks of more than {mtu - _HEADERS} octets would go in fragments"
-        return Finding("problem", what, f"ip link set {device} mtu {ETHERNET_MTU}, or blksize: {mtu - _HEADERS}")
+        what = f"{shown} has MTU {mtu}: blocks of more than {mtu - BLOCK_HEADERS} octets would go in fragments"
+        return Finding("problem", what, f"ip link set {device} mtu {ETHERNET_MTU}, or blksize: {mtu - BLOCK_HEADERS}")
     if mtu > ETHERNET_MTU and device != _LOOPBACK:
         what = f"{shown} has MTU {mtu}: whether the switches and the machines carry that"
-        return Finding("not known", what, f"caps with blksize: {ETHERNET_MTU - _HEADERS} if large blocks are lost")
+        return Finding("not known", what, f"caps with blksize: {ETHERNET_MTU - BLOCK_HEADERS} if large blocks are lost")
     return Finding("fine", f"{shown} has MTU {mtu}")
 
 
@@ -78,7 +77,7 @@ def _knownPaths(machine: IMachine) -> Iterator[Finding]:
     known = set(_smallerMtus(cached))
     for host, mtu in sorted(known):
         what = f"a router on the way to {host} carries {mtu} octets only"
-        yield Finding("problem", what, f"caps: [{{clients: {host}, blksize: {int(mtu) - _HEADERS}}}]")
+        yield Finding("problem", what, f"caps: [{{clients: {host}, blksize: {int(mtu) - BLOCK_HEADERS}}}]")
     if not known:
         yield Finding("not seen", "a smaller MTU on the way to a client (a firewall that drops ICMP hides it)")
 

@@ -15,7 +15,16 @@ from castd.dialects.mtftp import readFiles
 from castd.errors import ConfigError
 from castd.migrate import common, patterns
 from castd.migrate.draft import ANY, Draft, OldMachine, Options, Place, Value
-from castd.migrate.words import CommandWord, GivenOption, OptionReader, assignments, ofCommand, split, started
+from castd.migrate.words import (
+    CommandWord,
+    GivenOption,
+    GivenOptions,
+    OptionReader,
+    assignments,
+    commandWords,
+    filesToRead,
+    split,
+)
 
 DEFAULT_FILE = "/etc/default/atftpd"
 PROGRAMS = ("atftpd", "in.tftpd", "tftpd")
@@ -56,14 +65,13 @@ def read(files: Sequence[str], command: str | None, machine: OldMachine, draft: 
 class _AtftpdReader:
     def __init__(self, machine: OldMachine, draft: Draft) -> None:
         self._machine, self._draft = machine, draft
-        self._given: dict[str, GivenOption] = {}
+        self._given = GivenOptions(draft)
         self._folder: CommandWord | None = None
         self._start = Place("atftpd", 1, "")
 
     def read(self, files: Sequence[str], command: str | None) -> None:
-        words = [] if command is None else ofCommand(command)
-        for file in files or ([DEFAULT_FILE] if command is None else []):
-            words += self._wordsOf(file)
+        files = filesToRead(files, command, DEFAULT_FILE)
+        words = commandWords(files, command, PROGRAMS, self._machine, self._draft, self._variables)
         if words:
             self._start = words[0].place
         for each in _OPTIONS.read(words, self._draft):
@@ -72,14 +80,11 @@ class _AtftpdReader:
         places = [self._folder.place] if self._folder else []
         self._content(path, places)
         self._uploads(path, places)
-        if limit := self._number("maxthread", 1, 100_000):
+        if limit := self._given.number("maxthread", 1, 100_000):
             self._draft.limit("casts", limit, self._given["maxthread"].place)
         self._transports()
 
-    def _wordsOf(self, file: str) -> list[CommandWord]:
-        words = started(file, PROGRAMS, self._machine, self._draft)
-        if words is not None:
-            return words
+    def _variables(self, file: str) -> list[CommandWord]:
         found = assignments(self._machine.text(file), file, self._draft)
         if "OPTIONS" not in found:
             raise ConfigError(common.startsNothing(file, "atftpd", "OPTIONS"))
@@ -97,22 +102,6 @@ class _AtftpdReader:
             if each.name in _ELSEWHERE:
                 self._draft.tell(each.place, f"--{each.name}", common.ELSEWHERE[_ELSEWHERE[each.name]])
             self._given[each.name] = each
-
-    def _value(self, name: str) -> str | None:
-        return self._given[name].value if name in self._given else None
-
-    def _number(self, name: str, least: int, most: int) -> int | None:
-        """Return the value of an option; L{None}: it is not given, or wrong, which is noted."""
-        given = self._given.get(name)
-        if given is None:
-            return None
-        found = common.wholeNumber(given.value, least, most)
-        if found is None:
-            self._wrong(given)
-        return found
-
-    def _wrong(self, given: GivenOption) -> None:
-        self._draft.lose(given.place, f"{given.value} is no value of --{given.name}", "correct it, and try again")
 
     # Content.
 
@@ -152,7 +141,8 @@ class _AtftpdReader:
         return found
 
     def _uploads(self, path: str, places: list[Place]) -> None:
-        user = re.split(r"[.:]", self._value("user") or "nobody")[0]
+        given = self._given.get("user")
+        user = re.split(r"[.:]", given.value if given else "nobody")[0]
         stores = self._machine.stores(path, user)
         place = places[0] if places else self._start
         if stores:
@@ -176,8 +166,8 @@ class _AtftpdReader:
     # Transports.
 
     def _transports(self) -> None:
-        at: Options = {"port": self._number("port", 1, 65535) or 69, "interface": ANY}
-        places = [self._given[name].place for name in ("port", "bind-address") if name in self._given]
+        at: Options = {"port": self._given.number("port", 1, 65535) or 69, "interface": ANY}
+        places = self._given.places("port", "bind-address")
         if given := self._given.get("bind-address"):
             if found := common.numericAddress(given.value):
                 at["interface"] = found
@@ -191,12 +181,12 @@ class _AtftpdReader:
         if "mtftp" in self._given:
             self._mtftp(at)
         options: Options = {}
-        if seconds := self._number("retry-timeout", 1, 255):
+        if seconds := self._given.number("retry-timeout", 1, 255):
             options["timeout"] = common.milliseconds(seconds * 1000)
-            places.append(self._given["retry-timeout"].place)
+            places += self._given.places("retry-timeout")
         if refused := [name for name in _NOT_GRANTED if name in self._given]:
             options["without"] = common.notGranted(name.removeprefix("no-") for name in refused)
-            places += [self._given[name].place for name in refused]
+            places += self._given.places(*refused)
         self._draft.listen("tftp", at | options, *places)
 
     def _noMulticast(self) -> None:
@@ -205,19 +195,19 @@ class _AtftpdReader:
 
     def _multicast(self, at: Options, places: list[Place]) -> None:
         options: Options = {}
-        used = [self._given[name].place for name in _MULTICAST if name in self._given]
+        used = self._given.places(*_MULTICAST)
         if given := self._given.get("mcast-addr"):
             options |= self._groups(given)
         if given := self._given.get("mcast-port"):
             first = re.split("[-,]", given.value)[0]
             if not common.isPort(first):
-                self._wrong(given)
+                self._given.wrong(given.name)
             else:
                 options["data-port"] = int(first)
                 if first != given.value:
                     what = f"--mcast-port {given.value}: castd sends all groups to one port"
                     self._draft.lose(given.place, what, f"clients are told {first}; open that one in firewalls")
-        if ttl := self._number("mcast-ttl", 1, 255):
+        if ttl := self._given.number("mcast-ttl", 1, 255):
             options["ttl"] = ttl
         self._draft.listen("multicast", at | options, *places, *used)
 
@@ -231,11 +221,11 @@ class _AtftpdReader:
                 ends = [IPv4Address(f"{beginning}.{each or low}") for each in (low, high)]
                 networks += summarize_address_range(*ends)
             except (ValueError, TypeError):
-                self._wrong(given)
+                self._given.wrong(given.name)
                 return {}
         found = max(networks, key=lambda network: network.num_addresses)
         if not found.is_multicast:
-            self._wrong(given)
+            self._given.wrong(given.name)
             return {}
         if len(networks) > 1:
             what = f"--mcast-addr {given.value} is no network: castd uses {found} of it"
@@ -261,6 +251,6 @@ class _AtftpdReader:
         if not files:
             self._draft.lose(given.place, f"{given.value} names no file", "name them in files of a transport mtftp")
             return
-        number = self._number("mtftp-port", 1, 65535) or MTFTP_PORT
-        places += [self._given[name].place for name in ("mtftp-port",) if name in self._given]
+        number = self._given.number("mtftp-port", 1, 65535) or MTFTP_PORT
+        places += self._given.places("mtftp-port")
         self._draft.listen("mtftp", {**at, "port": number, "files": files}, *places)

@@ -18,14 +18,13 @@ from castd.errors import ConfigError
 from castd.migrate import common
 from castd.migrate.draft import ANY, Draft, OldMachine, Options, Place, Value
 from castd.migrate.tags import UEFI_64, BootConditions, Tags
-from castd.migrate.words import CommandWord, ofCommand, started
+from castd.migrate.words import CommandWord, filesToRead, ofCommand, started
+from castd.packets.tftp import BLOCK_HEADERS
 from castd.proxydhcp.options import BootRule, bootName
 
 DEFAULT_FILE, DEBIAN_FOLDER = "/etc/dnsmasq.conf", "/etc/dnsmasq.d"
 PROGRAMS = ("dnsmasq",)
 MOST_FILES = 200
-#: Octets of the headers of IPv4, UDP and TFTP.
-HEADERS = 32
 
 _LETTERS = {
     "C": "conf-file", "7": "conf-dir", "M": "dhcp-boot", "F": "dhcp-range", "i": "interface", "a": "listen-address",
@@ -125,7 +124,7 @@ def read(files: Sequence[str], command: str | None, machine: OldMachine, draft: 
     settings = _Lines(machine, draft)
     if command is not None:
         settings.words(ofCommand(command))
-    for file in files or ([DEFAULT_FILE] if command is None else []):
+    for file in filesToRead(files, command, DEFAULT_FILE):
         words = started(file, PROGRAMS, machine, draft)
         if words is None:
             settings.file(file)
@@ -330,7 +329,7 @@ class _DnsmasqReader:
         if name == "tftp-max" and (number := common.wholeNumber(value, 1, 100_000)):
             self._draft.limit("casts", number, place)
         elif name == "tftp-mtu" and (number := common.wholeNumber(value, 576, 65535)):
-            self._option("blksize", max(number - HEADERS, 8), place)
+            self._option("blksize", max(number - BLOCK_HEADERS, 8), place)
         elif name == "tftp-no-blocksize":
             self._option("without", common.notGranted(["blksize"]), place)
         elif name == "tftp-port-range" and (found := common.portRange(*(*setting.values, "", "")[:2])):

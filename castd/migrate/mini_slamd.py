@@ -11,7 +11,7 @@ from posixpath import abspath, split
 
 from castd.errors import ConfigError
 from castd.migrate.draft import Draft, OldMachine
-from castd.migrate.words import ofCommand, started
+from castd.migrate.words import CommandWord, commandWords
 
 PROGRAMS = ("mini-slamd",)
 PORT, GROUP, BLKSIZE = 10000, "232.0.0.128:10000", 1451
@@ -19,12 +19,7 @@ PORT, GROUP, BLKSIZE = 10000, "232.0.0.128:10000", 1451
 
 def read(files: Sequence[str], command: str | None, machine: OldMachine, draft: Draft) -> None:
     """Fill a draft from a command line, or from a unit of systemd."""
-    words = [] if command is None else ofCommand(command)
-    for file in files:
-        found = started(file, PROGRAMS, machine, draft)
-        if found is None:
-            raise ConfigError(f"{file}: no line starts mini-slamd; say --command 'mini-slamd FILE'")
-        words += found
+    words = commandWords(files, command, PROGRAMS, machine, draft, _startsNothing)
     if len(words) != 1:
         raise ConfigError("mini-slamd: no command line with one file: say --command 'mini-slamd FILE'")
     (word,) = words
@@ -40,3 +35,7 @@ def read(files: Sequence[str], command: str | None, machine: OldMachine, draft: 
     draft.tell(
         word.place, "mini-slamd sends as fast as the link takes it", "castd sends 12 MB/s; set rate for more or less"
     )
+
+
+def _startsNothing(file: str) -> list[CommandWord]:
+    raise ConfigError(f"{file}: no line starts mini-slamd; say --command 'mini-slamd FILE'")

@@ -18,11 +18,12 @@ from castd.migrate.words import (
     UNKNOWN,
     CommandWord,
     GivenOption,
+    GivenOptions,
     OptionReader,
     assignments,
-    ofCommand,
+    commandWords,
+    filesToRead,
     split,
-    started,
 )
 
 DEFAULT_FILE = "/etc/default/tftpd-hpa"
@@ -70,14 +71,13 @@ class MapFile:
 class _TftpdHpaReader:
     def __init__(self, machine: OldMachine, draft: Draft) -> None:
         self._machine, self._draft = machine, draft
-        self._given: dict[str, GivenOption] = {}
+        self._given = GivenOptions(draft)
         self._refused: list[GivenOption] = []
         self._folders: list[CommandWord] = []
 
     def read(self, files: Sequence[str], command: str | None) -> None:
-        words = [] if command is None else ofCommand(command)
-        for file in files or ([DEFAULT_FILE] if command is None else []):
-            words += self._wordsOf(file)
+        files = filesToRead(files, command, DEFAULT_FILE)
+        words = commandWords(files, command, PROGRAMS, self._machine, self._draft, self._variables)
         for each in _OPTIONS.read(words, self._draft):
             self._take(each)
         mapping = self._mapFile()
@@ -85,14 +85,11 @@ class _TftpdHpaReader:
         self._content(mapping)
         self._uploads(mapping)
 
-    def _wordsOf(self, file: str) -> list[CommandWord]:
-        words = started(file, PROGRAMS, self._machine, self._draft)
-        if words is not None:
-            return words
+    def _variables(self, file: str) -> list[CommandWord]:
         found = assignments(self._machine.text(file), file, self._draft)
         if not found.keys() & {"TFTP_OPTIONS", "TFTP_DIRECTORY"}:
             raise ConfigError(common.startsNothing(file, "in.tftpd", "TFTP_OPTIONS or TFTP_DIRECTORY"))
-        words = []
+        words = list[CommandWord]()
         for name, option in (("TFTP_USERNAME", ["--user"]), ("TFTP_ADDRESS", ["--address"]), ("TFTP_OPTIONS", []),
                              ("TFTP_DIRECTORY", [])):  # fmt: skip
             if name in found:
@@ -127,16 +124,18 @@ class _TftpdHpaReader:
             addresses = [each for each in addresses if ":" not in each]
         if "ipv6" in self._given:
             addresses = [each for each in addresses if ":" in each]
-        if (given := self._given.get("blocksize")) and self._number(given, options, "blksize", 512, 65464):
-            places.append(given.place)
+        if blksize := self._given.number("blocksize", 512, 65464):
+            options["blksize"] = blksize
+            places += self._given.places("blocksize")
         if given := self._given.get("port-range"):
             if found := common.portRange(*_pair(given.value)):
                 options["ports"] = found
                 places.append(given.place)
             else:
-                self._wrong(given)
-        if given := self._given.get("retransmit"):
-            self._retransmit(given, options, places)
+                self._given.wrong(given.name)
+        if microseconds := self._given.number("retransmit", 1, 255_000_000):
+            options["timeout"] = common.milliseconds(max(microseconds // 1000, 1))
+            places += self._given.places("retransmit")
         if self._refused:
             options["without"] = common.notGranted(dict.fromkeys(each.value for each in self._refused))
             places += [each.place for each in self._refused]
@@ -148,7 +147,7 @@ class _TftpdHpaReader:
             if common.isPort(port):
                 options["port"] = int(port)
             elif port != "tftp":
-                self._wrong(given)
+                self._given.wrong(given.name)
         if not host:
             return default
         found = common.numericAddress(host)
@@ -156,25 +155,6 @@ class _TftpdHpaReader:
             self._draft.lose(given.place, f"{host} is no numeric address", "write the address as the interface")
             return default
         return [found]
-
-    def _retransmit(self, given: GivenOption, options: Options, places: list[Place]) -> None:
-        found = common.wholeNumber(given.value, 1, 255_000_000)
-        if found is None:
-            self._wrong(given)
-        else:
-            options["timeout"] = common.milliseconds(max(found // 1000, 1))
-            places.append(given.place)
-
-    def _number(self, given: GivenOption, options: Options, key: str, least: int, most: int) -> bool:
-        found = common.wholeNumber(given.value, least, most)
-        if found is None:
-            self._wrong(given)
-            return False
-        options[key] = found
-        return True
-
-    def _wrong(self, given: GivenOption) -> None:
-        self._draft.lose(given.place, f"{given.value} is no value of --{given.name}", "correct it, and try again")
 
     # Content.
 
@@ -190,7 +170,7 @@ class _TftpdHpaReader:
 
     def _content(self, mapping: MapFile) -> None:
         places = [folder.place for folder in self._folders]
-        places += [self._given[name].place for name in ("secure", "permissive") if name in self._given]
+        places += self._given.places("secure", "permissive")
         if not self._folders and any(note.advice in UNKNOWN for note in self._draft.notes):
             # What could not be read may have named it, and the whole disk is nobody's default.
             self._draft.lose(Place("tftpd-hpa", 1, ""), "no directory is named in what can be read", "name it")

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from posixpath import basename
 
 from castd.errors import ConfigError
+from castd.migrate import common
 from castd.migrate.draft import Draft, OldMachine, Place
 
 #: The file name that stands for words given to the command itself.
@@ -124,6 +125,61 @@ class OptionReader:
             return
         value = waiting.pop(0)
         yield GivenOption(name, value.text, word.place.of(f"{word.text} {value.text}"))
+
+
+class GivenOptions(dict[str, GivenOption]):
+    """
+    Holds the options of a command line by their names; of one that is given twice the last counts.
+    """
+
+    def __init__(self, draft: Draft) -> None:
+        super().__init__()
+        self._draft = draft
+
+    def places(self, *names: str) -> list[Place]:
+        """Return where these options stand, those of them that are given."""
+        return [self[name].place for name in names if name in self]
+
+    def number(self, name: str, least: int, most: int) -> int | None:
+        """Return the value of an option; L{None}: it is not given, or wrong, which is noted."""
+        given = self.get(name)
+        if given is None:
+            return None
+        found = common.wholeNumber(given.value, least, most)
+        if found is None:
+            self.wrong(name)
+        return found
+
+    def wrong(self, name: str) -> None:
+        """Note that the value of an option cannot be read."""
+        given = self[name]
+        self._draft.lose(given.place, f"{given.value} is no value of --{given.name}", "correct it, and try again")
+
+
+def filesToRead(files: Sequence[str], command: str | None, usual: str) -> Sequence[str]:
+    """Return the files to read: those that are named, or the usual one where neither these nor a command line are."""
+    return files or ([usual] if command is None else [])
+
+
+def commandWords(
+    files: Sequence[str],
+    command: str | None,
+    programs: Sequence[str],
+    machine: OldMachine,
+    draft: Draft,
+    others: Callable[[str], list[CommandWord]],
+) -> list[CommandWord]:
+    """
+    Return the words of a daemon's command lines, without its name: of the one that is given, and of files.
+
+    @param others: called with a file that does not start the daemon, such as one of shell variables.
+    @raise ConfigError: a file cannot be read.
+    """
+    words = [] if command is None else ofCommand(command)
+    for file in files:
+        found = started(file, programs, machine, draft)
+        words += others(file) if found is None else found
+    return words
 
 
 def _unknown(option: str, word: CommandWord, waiting: list[CommandWord], draft: Draft) -> None:

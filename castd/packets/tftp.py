@@ -22,6 +22,8 @@ LARGEST_REQUEST = 2048
 LARGEST_TEXT = 200
 #: Octets of a DATA packet before its block.
 DATA_HEADER = 4
+#: Octets of the headers of IPv4 and UDP, and of a DATA packet: what a block has less than the MTU.
+BLOCK_HEADERS = 20 + 8 + DATA_HEADER
 #: Octets of the largest block (RFC 2348).
 LARGEST_BLKSIZE = 65464
 
