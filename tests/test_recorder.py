@@ -7,16 +7,18 @@ import gc
 import json
 import os
 import weakref
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from castd.cli import main
+from castd.cli import record as record_
 from castd.config.config import RecorderOptions
 from castd.errors import ConfigError
 from castd.files.threads import RunInThread
@@ -750,3 +752,45 @@ def test_folderClosed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: 
         made.write(captureName(9.0, "10.0.0.9", 2000, "silent", True), b"x")
     gc.collect()
     assert [str(each.message) for each in recwarn if each.category is ResourceWarning] == []
+
+
+class Answers:
+    """Answers C{castd record} in place of a server, with so many packets at each question."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *packets: int) -> None:
+        self.packets = list(packets)
+        self.now = 0.0
+        monkeypatch.setattr(record_, "ask", self.ask)
+        monkeypatch.setattr(record_.time, "monotonic", lambda: self.now)
+
+    def ask(self, path: str, command: str, **about: Any) -> Any:
+        if not self.packets:
+            raise click.ClickException("no packets are kept")
+        self.now += about["seconds"]
+        number = self.packets.pop(0)
+        return {"capture": b64encode(b"x" * number).decode(), "packets": number, "until": self.now}
+
+
+@pytest.mark.parametrize(
+    ("packets", "seconds", "status", "holds"),
+    [((), 0, 1, b"old"), ((), 2, 1, b"old"), ((0,), 0, 1, b"old"), ((3,), 0, 0, b"xxx"), ((1, 0, 2), 3, 0, b"xxx")],
+)
+def test_recordReplaces(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, packets: tuple[int, ...], seconds: int, status: int, holds: bytes
+) -> None:
+    """A capture that is there is replaced once the server has answered with packets, or will: else it stays."""
+    kept, made = tmp_path / "kept", tmp_path / "new"
+    kept.write_bytes(b"old")
+    for file in (kept, made):
+        Answers(monkeypatch, *packets)
+        ran = CliRunner().invoke(main.main, ["record", "-o", str(file), "--seconds", str(seconds), "--control", "x"])
+        assert ran.exit_code == status, ran.output
+    assert kept.read_bytes() == holds
+    assert made.exists() is (status == 0)
+
+
+def test_recordWhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A file that cannot be written is told at the first answer, however long the packets would be waited for."""
+    answers = Answers(monkeypatch, 0)
+    ran = CliRunner().invoke(main.main, ["record", "-o", str(tmp_path / "no" / "x"), "--seconds", "99"])
+    assert (ran.exit_code, "No such file or directory" in ran.output, answers.packets) == (1, True, [])

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import time
 from base64 import b64decode
+from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
@@ -45,21 +46,29 @@ def record(path: str, client: str | None, name: str | None, seconds: float, outp
     Write the last packets of the transfers under way to a file, which Wireshark and tshark can read.
 
     The service file must name a folder: recorder: {directory: ...}.  It also says how many packets are kept of each
-    machine, and whether the content of files is among them.
+    machine, and whether the content of files is among them.  What the file held before is replaced once the server has
+    answered.  Exit status 1: it has no such packets, or does not answer.
     """
     until, since, packets = time.monotonic() + seconds, None, 0
     try:
-        with output.open("wb") as file:
+        with ExitStack() as opened:
+            file: BinaryIO | None = None
             while True:
                 wait = min(ROUND, max(0.0, until - time.monotonic()))
                 answer: RecordAnswer = ask(path, "record", client=client, name=name, since=since, seconds=wait)
-                file.write(b64decode(answer["capture"]))
-                file.flush()  # who ends it by Ctrl-C, or looks meanwhile, has all that came
                 since, packets = answer["until"], packets + answer["packets"]
-                if time.monotonic() >= until:
+                ends = time.monotonic() >= until
+                if file is None and (packets or not ends):
+                    # Not before the server has answered: else a capture that is there would be lost for nothing.
+                    file = opened.enter_context(output.open("wb"))
+                if file is not None:
+                    file.write(b64decode(answer["capture"]))
+                    file.flush()  # who ends it by Ctrl-C, or looks meanwhile, has all that came
+                if ends:
                     break
     except OSError as error:
         raise click.ClickException(f"{output}: {error.strerror}") from None
-    click.echo(f"{packets} packets in {output}", err=True)
+    told = f"no packets: {output} is not written" if file is None else f"{packets} packets in {output}"
+    click.echo(told, err=True)
     if not packets:
         raise SystemExit(1)
