@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import socket
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel
 
+from castd.cli import control as control_
 from castd.cli import history as command
 from castd.cli import main
 from castd.observe.eventstore import Found, Query, Store
@@ -153,6 +156,41 @@ def test_noServer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "usual.sqlite").write_bytes(b"x" * 5000)
     said = CliRunner().invoke(main.main, asked)
     assert (said.exit_code, "file is not a database" in said.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("answer", [b'{"error": "the history is closed"}\n', b"", b"no JSON\n"])
+def test_serverThatFails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    """Where a server listens and does not tell its history, that is said; the usual file may be that of another."""
+    histories.Store(str(tmp_path / "usual.sqlite"), 1.0, 1 << 20).close()
+    monkeypatch.setattr(command, "DEFAULT_FILE", str(tmp_path / "usual.sqlite"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
+        listening.bind(str(tmp_path / "control"))
+        listening.listen()
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(answer)
+
+        serving = threading.Thread(target=serve)
+        serving.start()
+        said = CliRunner().invoke(main.main, ["history", "--control", str(tmp_path / "control")])
+        serving.join(20)
+    assert (said.exit_code, said.stdout, str(tmp_path / "usual.sqlite") in said.stderr) == (1, "", False)
+
+
+def test_closedToThisUser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A control socket that this user may not use is a fault, and no reason to read a file."""
+    histories.Store(str(tmp_path / "usual.sqlite"), 1.0, 1 << 20).close()
+    monkeypatch.setattr(command, "DEFAULT_FILE", str(tmp_path / "usual.sqlite"))
+
+    def connect(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(control_.socket.socket, "connect", connect)
+    said = CliRunner().invoke(main.main, ["history", "--control", "x"])
+    assert (said.exit_code, "ask as root" in said.stderr) == (1, True)
 
 
 @pytest.mark.parametrize("client", ["pc7", "10.0.0", "10.0.0.0/24", "52:54:00"])

@@ -32,6 +32,11 @@ _CURES: dict[type[Exception], str] = {
     PermissionError: "ask as root, or as the user that castd runs as",
 }
 
+
+class NoServer(click.ClickException):
+    """Nobody listens at a control socket."""
+
+
 _Command = TypeVar("_Command", bound=Callable[..., object])
 
 
@@ -60,7 +65,8 @@ def ask(path: str, command: str, seconds: float = TIMEOUT, /, **about: object) -
     @param seconds: how long the answer is waited for.
     @param about: what the command is about.
     @return: the answer of the server, parsed from JSON.
-    @raise click.ClickException: no server answers at that socket.
+    @raise NoServer: nobody listens at that socket.
+    @raise click.ClickException: no server answers there, or it refuses.
     """
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
@@ -72,7 +78,8 @@ def ask(path: str, command: str, seconds: float = TIMEOUT, /, **about: object) -
     except (OSError, ValueError) as error:
         cure = _CURES.get(type(error))
         why = getattr(error, "strerror", None) or error
-        raise click.ClickException(f"{path}: no answer: {why}{f': {cure}' if cure else ''}") from None
+        kind = NoServer if cure == _NOT_HERE else click.ClickException
+        raise kind(f"{path}: no answer: {why}{f': {cure}' if cure else ''}") from None
     if "error" in found:
         raise click.ClickException(str(found["error"]))
     return found

@@ -13,7 +13,7 @@ from datetime import datetime
 import click
 
 from castd import units
-from castd.cli.control import ask, control
+from castd.cli.control import NoServer, ask, control
 from castd.files.names import printable
 from castd.machines.known import plainAddress, validMac
 from castd.observe.eventstore import FILE, MOST_FOUND, Found, Query, readFile
@@ -80,11 +80,14 @@ def history(
 
 
 def _find(path: str, query: Query) -> list[Found]:
-    """Ask the server, or read its usual file if it does not run."""
+    """
+    Ask the server, or read its usual file if it does not run: what is wrong with a server that does is told, and its
+    history may be elsewhere.
+    """
     question = {each: getattr(query, each) for each in Query.__slots__}
     try:
         found: list[Found] = ask(path, "history", **question)["entries"]
-    except click.ClickException:
+    except NoServer:
         if not os.path.exists(DEFAULT_FILE):
             raise
         click.echo(f"castd history: no server answers, this is from {DEFAULT_FILE}", err=True)
