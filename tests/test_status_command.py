@@ -106,8 +106,9 @@ def test_watchAsJson(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [json.loads(line)["version"] for line in said.stdout.splitlines()] == ["1.2"] * 3
 
 
-def test_restart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that is away for a moment is shown as such, and then again."""
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_restart(monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]) -> None:
+    """A server that is away for a moment is shown as such, and then again; JSON is on standard output alone."""
     server = Server(monkeypatch, looks=3)
 
     def sleep(seconds: float) -> None:
@@ -115,9 +116,14 @@ def test_restart(monkeypatch: pytest.MonkeyPatch) -> None:
         server.sleep(seconds)
 
     monkeypatch.setattr(status.time, "sleep", sleep)
-    said = server.run("--watch")
-    assert said.stdout.count("no answer") == 1
-    assert said.stdout.count("castd 1.2") == 2
+    said = server.run("--watch", *options)
+    assert said.exit_code == 0
+    if options:
+        assert said.stderr == "control: no answer\n"
+        assert [json.loads(line)["version"] for line in said.stdout.splitlines()] == ["1.2"] * 2
+    else:
+        assert said.stdout.count("no answer") == 1
+        assert said.stdout.count("castd 1.2") == 2
 
 
 def test_failures(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,10 @@ def _watch(path: str, every: float, plain: bool) -> None:
     """Show the status until the user ends it; a server that does not answer now may answer again, after a restart."""
     if plain:
         while True:
-            click.echo(json.dumps(ask(path, "status")))
+            try:
+                click.echo(json.dumps(ask(path, "status")))
+            except click.ClickException as error:
+                click.echo(error.message, err=True)
             time.sleep(every)
     console = makeConsole()
     with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
