@@ -13,8 +13,8 @@ from castd.cli import main, status
 from castd.cli.status import Rates, ServerStatus
 
 
-def told(**octets: int) -> ServerStatus:
-    """Return the status of a server with one transfer for each name, which has sent so many octets."""
+def told(age: float = 60.0, **octets: int) -> ServerStatus:
+    """Return the status of a server with one transfer for each name, of this age, which has sent so many octets."""
     return {
         "version": "1.2",
         "state": "serving",
@@ -36,7 +36,7 @@ def told(**octets: int) -> ServerStatus:
                         "octets": sent,
                         "blocks": 1,
                         "repeats": 0,
-                        "seconds": 1.0,
+                        "seconds": age,
                         "receivers": [
                             {"peer": f"10.0.0.{number}:2000", "name": name, "sent": 1, "needed": 2, "seconds": 1.0}
                         ],
@@ -55,6 +55,15 @@ def test_rates() -> None:
     assert sorted(rates.measure(told(a=5000, b=300), 12.0).values()) == [150.0, 2000.0]
     assert sorted(rates.measure(told(a=5000, b=300), 13.0).values()) == [0.0, 0.0]
     assert rates.measure(told(a=5000, b=300), 13.0) == {}
+
+
+def test_askedAgain() -> None:
+    """A transfer that began since the look before is another one, whatever its machine was sent then."""
+    rates = Rates()
+    rates.measure(told(kernel=5000), 10.0)
+    assert list(rates.measure(told(kernel=300, age=1.5), 12.0).values()) == [150.0]
+    assert list(rates.measure(told(kernel=700, age=3.5), 14.0).values()) == [200.0]
+    assert list(rates.measure(told(kernel=9000, age=0.5), 16.0).values()) == [4500.0]
 
 
 class Server:

@@ -166,11 +166,14 @@ class Rates:
         @param now: the instant of this look.
         """
         addresses = found["addresses"]
-        octets = {_keyOf(each, cast): cast["octets"] or 0 for each in addresses for cast in each["casts"]}
-        before, self._before = self._before, octets
+        casts = {_keyOf(each, cast): cast for each in addresses for cast in each["casts"]}
+        before, self._before = self._before, {key: cast["octets"] or 0 for key, cast in casts.items()}
         span, self._at = now - (now if self._at is None else self._at), now
-        # One that was not there before has sent all of its octets since then.
-        return {key: max(0, sent - before.get(key, 0)) / span for key, sent in octets.items()} if span > 0 else {}
+        if span <= 0:
+            return {}
+        # One that began since then has sent all of its octets since then: its machine may have asked once more.
+        known = {key: before.get(key, 0) for key, cast in casts.items() if (cast["seconds"] or 0.0) >= span}
+        return {key: max(0, sent - known.get(key, 0)) / span for key, sent in self._before.items()}
 
 
 def _keyOf(address: AddressStatus, cast: TransferStatus) -> Hashable:
