@@ -16,12 +16,14 @@ from castd.config import yaml
 from castd.config.config import Config, Kinds, build, load
 from castd.config.messages import faultsOf
 from castd.config.plugin import collect
+from castd.config.schema import rows
 from castd.config.warnings import warningsOf
 from castd.errors import ConfigError
 from castd.options import (
     Clients,
     Duration,
     FilePath,
+    Frequency,
     GroupEndpoint,
     Limits,
     ListenOptions,
@@ -29,6 +31,7 @@ from castd.options import (
     Port,
     Rate,
     Settings,
+    Size,
 )
 from castd.service.service import kinds
 from tests.support.needs import lack
@@ -237,6 +240,51 @@ def test_wrong(line: str, complaint: str) -> None:
     """A wrong option is one line: file, line, path, what is wrong, and what would be right."""
     number = 5 + len(line.splitlines())
     assert faults(transport(line)) == [f"x.yaml:{number}: transports.tftp.{complaint}"]
+
+
+class Amounts(BaseModel):
+    """Amounts with units, each with bounds."""
+
+    memory: Size = Field(64 << 20, ge=1 << 20, le=16 << 30)
+    gather: Duration = Field(0.1, ge=0.05, le=0.15)
+    silence: Duration | None = Field(None, gt=0)
+    answers: Frequency = Field(2.0, ge=0.25)
+    rate: Rate = Field(1e6, ge=1000)
+    number: int = Field(9, ge=5, le=10_000_000)
+    least: int = Field(9, ge=5_000_000)
+    most: int = Field(9, le=5_000_000)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "complaint"),
+    [
+        ("memory", "5", "5 is not at least 1 MiB"),
+        ("memory", "17 GiB", "17 GiB is not at most 16 GiB"),
+        ("gather", "1 s", "1 s is not at most 150 ms"),
+        ("gather", "0", "0 is not at least 50 ms"),
+        ("silence", "0", "0 is not more than 0"),
+        ("answers", "1/min", "1/min is not at least 15/min"),
+        ("rate", "1 B/s", "1 B/s is not at least 1 kB/s"),
+        ("number", "4", "4 is not between 5 and 10000000"),
+        ("least", "4", "4 is not at least 5000000"),
+        ("most", "6000000", "6000000 is not at most 5000000"),
+    ],
+)
+def test_bounds(key: str, value: str, complaint: str) -> None:
+    """A bound is written as a service file would have it."""
+    with pytest.raises(ValidationError) as raised:
+        Amounts.model_validate({key: value})
+    assert list(faultsOf(raised.value, Amounts, {key: value})) == [((key,), complaint)]
+
+
+def test_boundsInTheReference() -> None:
+    """So it is in tables of options."""
+    kinds = {row.key: row.kind for row in rows(Amounts)}
+    assert [kinds[key] for key in ("number", "least", "most")] == [
+        "number, 5 to 10000000",
+        "number, from 5000000",
+        "number, up to 5000000",
+    ]
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ messages as castd's own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic_core import ErrorDetails
 
+from castd import units
 from castd.config.yaml import Route, Value
 from castd.options import WrongEntries
 
@@ -33,6 +34,13 @@ _WORDS = {
 }
 #: The names of each bound: pydantic's, and that of the JSON schema.
 _CONSTRAINTS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
+#: What writes an amount, by the format of its schema.
+_UNITS: dict[str, Callable[[Any], str]] = {
+    "duration": units.showDuration,
+    "size": units.showSize,
+    "rate": units.showRate,
+    "frequency": units.showFrequency,
+}
 #: The most known keys that are listed where none resembles the key in the file.
 _MAX_LISTED = 12
 #: The most characters of a wrong value that a message repeats.
@@ -52,7 +60,8 @@ def faultsOf(error: ValidationError, model: type[BaseModel], value: Value) -> It
         if isinstance(wrong, WrongEntries):
             yield from (((*route, key), text) for key, text in wrong.entries)
             continue
-        yield route, _message(fault, _schemaAt(schema, route, schema), _schemaAt(schema, route[:-1], schema))
+        above = _schemaAt(schema, route[:-1], schema)
+        yield route, _message(fault, _schemaAt(schema, route, schema), above, _valueAt(value, route))
 
 
 @lru_cache(64)
@@ -137,12 +146,25 @@ def _branches(schema: Schema, root: Schema) -> Iterator[Schema]:
         yield schema
 
 
-def _message(fault: ErrorDetails, here: Schema, above: Schema) -> str:
+def _valueAt(value: Value, route: Route) -> Value:
+    """Return the value at this route; L{None}: there is none."""
+    for key in route:
+        if isinstance(value, dict):
+            value = value.get(str(key))
+        elif isinstance(value, list) and isinstance(key, int) and key < len(value):
+            value = value[key]
+        else:
+            return None
+    return value
+
+
+def _message(fault: ErrorDetails, here: Schema, above: Schema, written: Value) -> str:
     """
     Write what is wrong with a value.
 
     @param here: the schema of the value.
     @param above: the schema of the mapping or list around the value.
+    @param written: the value as the file has it, where C{fault} may have what was read from it.
     """
     kind, value, context = fault["type"], fault["input"], fault.get("ctx", {})
     if kind == "extra_forbidden":
@@ -155,8 +177,10 @@ def _message(fault: ErrorDetails, here: Schema, above: Schema) -> str:
     if kind in ("value_error", "assertion_error") and not _isContainerForScalar(value, here):
         return str(context.get("error", fault["msg"]))
     if broken := context.keys() & _CONSTRAINTS.keys():
-        bounds = _showBounds(here) or _showBounds({_CONSTRAINTS[each]: context[each] for each in broken})
-        return f"{showValue(value)} is not {bounds}"
+        # The schema of an amount with a unit has no bounds.
+        told = {_CONSTRAINTS[each]: context[each] for each in broken} | {"format": here.get("format")}
+        bounds = _showBounds(here) or _showBounds(told)
+        return f"{showValue(value if written is None else written)} is not {bounds}"
     expected = _expected(here)
     if value is None and expected:
         return f"has no value: it should be {expected}"
@@ -185,14 +209,22 @@ def _showBounds(schema: Schema) -> str:
     """Write the bounds of a number."""
     least, most = schema.get("minimum"), schema.get("maximum")
     if least is not None and most is not None:
-        return f"between {least:g} and {most:g}"
+        return f"between {showBound(least, schema)} and {showBound(most, schema)}"
     words = {
         "minimum": "at least",
         "maximum": "at most",
         "exclusiveMinimum": "more than",
         "exclusiveMaximum": "less than",
     }
-    return " and ".join(f"{word} {schema[key]:g}" for key, word in words.items() if key in schema)
+    return " and ".join(f"{word} {showBound(schema[key], schema)}" for key, word in words.items() if key in schema)
+
+
+def showBound(bound: float, schema: Schema) -> str:
+    """Write a bound of a number as a service file would have it, by the unit of its schema."""
+    show = _UNITS.get(schema.get("format") or "")
+    if show is not None and bound:
+        return show(bound)
+    return str(int(bound)) if float(bound).is_integer() else f"{bound:g}"
 
 
 def _expected(schema: Schema) -> str:

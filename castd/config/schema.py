@@ -21,7 +21,7 @@ from castd.config.config import (
     MetricsOptions,
     RecorderOptions,
 )
-from castd.config.messages import Schema, schemaOf
+from castd.config.messages import Schema, schemaOf, showBound
 from castd.machines.options import MachinesOptions
 from castd.options import Limits
 from castd.profiles.options import ProfilesOptions
@@ -127,8 +127,10 @@ def _bounds(schema: Schema) -> str:
     """Write the bounds of a number, to stand behind its type."""
     least, most = schema.get("minimum"), schema.get("maximum")
     if least is not None and most is not None:
-        return f", {least:g} to {most:g}"
-    return f", from {least:g}" if least is not None else f", up to {most:g}" if most is not None else ""
+        return f", {showBound(least, schema)} to {showBound(most, schema)}"
+    if least is not None:
+        return f", from {showBound(least, schema)}"
+    return "" if most is None else f", up to {showBound(most, schema)}"
 
 
 def serviceFileSchema(kinds: Kinds) -> Schema:
