@@ -3,18 +3,25 @@ The test kit itself: what it delivers, when, to whom, and that it says so when a
 """
 
 import errno
+from collections.abc import Callable
 from ipaddress import IPv4Network
+from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import DatagramProtocol
+from twisted.logger import LogEvent
+from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from castd import testing as kit
 from castd.dialects.tftp import Dialect, Options
-from castd.errors import Busy, ContentChanged, Exists, Forbidden, Full, NotFound, Refused
+from castd.errors import ContentChanged, Exists, Forbidden, Full, NotFound, Refused
+from castd.files.chains import SinkChain
+from castd.files.upload_options import UploadDirectoryOptions
+from castd.files.uploads import UploadDirectory
 from castd.interfaces import IContent, IContentSink, IDatagramPort, IPorts, ISite, IUpload
 from castd.request import Local, Peer, Request
 from castd.server.listener import Listener
@@ -28,6 +35,7 @@ from castd.testing import (
     memorySite,
     pattern,
 )
+from tests.support.log import observed
 
 
 class Heard(DatagramProtocol):
@@ -409,7 +417,8 @@ def test_aSiteInMemory() -> None:
     [
         ("create", "old", None, Exists),
         ("create", "new", 11, Full),
-        ("create", "open", None, Busy),
+        ("create", "open", None, Forbidden),
+        ("create", "../new", None, Forbidden),
         ("existing", "new", None, NotFound),
         ("overwrite", "old", 10, None),
         ("create", "new", 10, None),
@@ -435,6 +444,75 @@ def test_aSinkInMemory(policy: str, name: str, size: int | None, refusal: type[R
     assert files[name] == b"1234567890"
     with pytest.raises(Full):
         sink.begin("more", ("10.0.0.9", 1), None).write(b"12345678901")
+
+
+def test_aSinkLikeThatOfFiles(tmp_path: Path) -> None:
+    """The sink in memory and that of a directory answer alike: whose name it is, and what follows the end."""
+    directory = UploadDirectory(UploadDirectoryOptions(path=str(tmp_path), policy="create", keepFree=0), maybeDeferred)
+    inMemory: dict[str, bytes] = {}
+
+    def refusal(failure: Failure) -> tuple[object, object]:
+        return failure.type, getattr(failure.value, "text", None)
+
+    def told(sink: IContentSink, appear: Callable[[], object]) -> list[object]:
+        """
+        Return what the steps of some uploads come to.
+
+        @param appear: lets a file be there whose name is C{new}.
+        """
+        seen: list[object] = []
+
+        def begin(name: str, peer: Peer) -> Any:
+            found: list[object] = []
+            begun = maybeDeferred(sink.begin, name, peer, None)
+            begun.addCallbacks(found.append, lambda why: seen.append(refusal(why)))
+            return found[0] if found else None
+
+        def step(call: Callable[..., object], *arguments: bytes) -> None:
+            maybeDeferred(call, *arguments).addCallbacks(seen.append, lambda why: seen.append(refusal(why)))
+
+        one, other = ("10.0.0.8", 1), ("10.0.0.9", 1)
+        former = begin("/a//b", one)
+        begin("a/b", other)
+        again = begin("a/b", one)
+        step(former.write, b"1")
+        former.abort()
+        step(again.write, b"22")
+        step(again.commit)
+        step(again.commit)
+        step(again.write, b"3")
+        begin("a\\b", other)
+        aborted = begin("new", one)
+        aborted.abort()
+        aborted.abort()
+        step(aborted.commit)
+        overtaken = begin("new", one)
+        appear()
+        step(overtaken.commit)
+        begin("..", one)
+        begin("", one)
+        return seen
+
+    (tmp_path / "a").mkdir()
+    onDisk = told(SinkChain([directory]), (tmp_path / "new").touch)
+    assert told(MemorySink(inMemory), lambda: inMemory.setdefault("new", b"")) == onDisk
+    assert inMemory == {"a/b": b"22", "new": b""}
+    assert (tmp_path / "a" / "b").read_bytes() == b"22"
+
+
+def test_anObserverThatFails() -> None:
+    """A site in memory serves a request whose observer fails, as a server does."""
+    site = memorySite(Network(), files={"x": b"1"})
+
+    def fail(request: Request) -> None:
+        raise RuntimeError("observer")
+
+    site.observers.append(fail)
+    events: list[LogEvent] = []
+    with observed(events.append):
+        found = site.lookup(Request(("10.0.0.9", 1), Local("10.0.0.1", 69), "x"))
+    assert isinstance(found, BytesContent)
+    assert [event["log_failure"].type for event in events] == [RuntimeError]
 
 
 def test_theExampleOfTheKitRuns() -> None:

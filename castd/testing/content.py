@@ -8,10 +8,11 @@ from collections.abc import Hashable, Sequence
 from hashlib import blake2b
 from typing import Protocol
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
-from castd.errors import Busy, ContentChanged, Exists, Full, NotFound, Refused
+from castd.errors import ContentChanged, Exists, Forbidden, Full, NotFound, Refused
+from castd.files import names
 from castd.interfaces import IContent, IContentSink, IUpload
 from castd.request import Peer
 
@@ -92,21 +93,39 @@ class MemoryUpload:
         self._sink = sink
         self._name = name
         self._data = bytearray()
+        self._over = False
 
     def write(self, data: bytes) -> None:
         """As L{IUpload.write}."""
+        self._checkOpen()
         self._data += data
-        self._sink.checkSize(len(self._data))
+        try:
+            self._sink.checkSize(len(self._data))
+        except Full:
+            self.abort()
+            raise
 
     def commit(self) -> Deferred[None]:
         """As L{IUpload.commit}."""
-        self._sink.open.pop(self._name, None)
+        try:
+            self._checkOpen()
+            self.abort()
+            # What has the name now may have come since the upload began.
+            self._sink.checkPolicy(self._name)
+        except Refused:
+            return fail()
         self._sink.files[self._name] = bytes(self._data)
         return succeed(None)
 
     def abort(self) -> None:
         """As L{IUpload.abort}."""
-        self._sink.open.pop(self._name, None)
+        if not self._over:
+            self._over = True
+            self._sink.forget(self._name)
+
+    def _checkOpen(self) -> None:
+        if self._over:
+            raise Refused("Upload is over")
 
 
 class UploadedFiles(Protocol):
@@ -133,21 +152,38 @@ class MemorySink:
         self.policy = policy
         self.largest = largest
         self.open: dict[str, Peer] = {}
+        self._begun: dict[str, MemoryUpload] = {}
 
     def begin(self, name: str, peer: Peer, size: int | None) -> MemoryUpload:
-        """As L{IContentSink.begin}."""
-        refusal: Refused | None = None
-        if name in self.open:
-            refusal = Busy()
-        elif self.policy == "create" and name in self.files:
-            refusal = Exists()
-        elif self.policy == "existing" and name not in self.files:
-            refusal = NotFound()
-        if refusal is not None:
-            raise refusal
+        """As L{IContentSink.begin}; a client that uploads this name already begins anew."""
+        name = names.text(names.parts(name))
+        busy = self.open.get(name)
+        if busy is not None and busy != peer:
+            raise Forbidden("busy", f"{busy[0]} is uploading this file")
+        self.checkPolicy(name)
         self.checkSize(size or 0)
+        if busy is not None:
+            self._begun[name].abort()
         self.open[name] = peer
-        return MemoryUpload(self, name)
+        self._begun[name] = upload = MemoryUpload(self, name)
+        return upload
+
+    def forget(self, name: str) -> None:
+        """Forget the upload of this name, which has ended."""
+        self.open.pop(name, None)
+        self._begun.pop(name, None)
+
+    def checkPolicy(self, name: str) -> None:
+        """
+        Check a name against the policy.
+
+        @raise Exists: the policy is C{"create"}, and there is such a file.
+        @raise NotFound: the policy is C{"existing"}, and there is none.
+        """
+        if self.policy == "create" and name in self.files:
+            raise Exists
+        if self.policy == "existing" and name not in self.files:
+            raise NotFound
 
     def checkSize(self, size: int) -> None:
         """

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from zope.interface import implementer
 
 from castd.errors import Forbidden, NotFound
+from castd.files import names
 from castd.files.chains import Missed, SourceChain
 from castd.files.netascii import NetasciiConverter, NetasciiUpload
 from castd.files.spelling import withoutCase
@@ -80,7 +81,7 @@ class MemorySite(Site):
         self.machines = Machines(network, lambda: maybeDeferred, lambda: self.neighbours, network.seconds)
         if source is not None:
             self.content = SourceChain([source], (), self.machines)
-        self._convert = NetasciiConverter(maybeDeferred).convert
+        self._converter = NetasciiConverter(maybeDeferred)
         self.lookups: list[Request] = []
         self.contents: list[IContent] = []
         self._versions: dict[str, BytesContent] = {}
@@ -88,19 +89,21 @@ class MemorySite(Site):
     def lookup(self, request: Request) -> IContent | Deferred[IContent]:
         """As L{ISite.lookup}."""
         self.lookups.append(request)
-        for observer in self.observers:
-            observer(request)
-        found = self.find(request)
-        if isinstance(found, Deferred):
-            return found.addCallback(self._handOut, request.mode)
-        return self._handOut(found, request.mode)
-
-    def _handOut(self, content: IContent, mode: str) -> IContent | Deferred[IContent]:
-        self.contents.append(content)
-        return self._convert(content) if mode == "netascii" else content
+        return super().lookup(request)
 
     def find(
         self, request: Request, missed: Missed | None = None, machine: KnownMachine | None = None
+    ) -> IContent | Deferred[IContent]:
+        """As L{Site.find}, in C{files} or in the source."""
+        found = self._find(request, missed, machine)
+        return found.addCallback(self._opened) if isinstance(found, Deferred) else self._opened(found)
+
+    def _opened(self, content: IContent) -> IContent:
+        self.contents.append(content)
+        return content
+
+    def _find(
+        self, request: Request, missed: Missed | None, machine: KnownMachine | None
     ) -> IContent | Deferred[IContent]:
         if self.access is not None:
             self.access(request)
@@ -108,7 +111,7 @@ class MemorySite(Site):
             # Looked at for each request: a test may exchange it.
             chain = SourceChain([self.source], (), self.machines)
             return chain.lookup(request.name, request.peer, request.local.host, machine, missed, request.trace)
-        name = normalName(request.name)
+        name = names.text(names.parts(request.name))
         found = self.files.get(name)
         if found is None:
             raise NotFound
@@ -146,18 +149,6 @@ def _nearest(name: str, files: Mapping[str, object]) -> Near | None:
     ends = (found for found in files if f"/{found}".endswith(f"/{asked}") or f"/{asked}".endswith(f"/{found}"))
     meant = next(ends, None) if asked else None
     return None if meant is None else Near("prefix", meant)
-
-
-def normalName(name: str) -> str:
-    """
-    Remove empty parts and dots from the name of a request.
-
-    @raise Forbidden: the name has a C{..} that leads upwards, or nothing is left of it.
-    """
-    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-    if not parts or ".." in parts:
-        raise Forbidden
-    return "/".join(parts)
 
 
 def memorySite(
