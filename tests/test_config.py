@@ -397,6 +397,15 @@ def test_boundsInTheReference() -> None:
             "x.yaml:4: logging.file: /etc/castd/x.yaml is this service file: give each a name of its own",
         ),
         (
+            START + "control: {path: c}\nmetrics: {listen: 'unix:/etc/castd/c:mode=660'}\ntransports: {tftp: }\n",
+            "x.yaml:5: metrics.listen: /etc/castd/c is control.path: give each a name of its own",
+        ),
+        (
+            START + "history: {path: 'a:b'}\nmetrics: {listen: 'haproxy:unix:address=/etc/castd/a\\:b'}\n"
+            "transports: {tftp: }\n",
+            "x.yaml:4: history.path: /etc/castd/a:b is metrics.listen: give each a name of its own",
+        ),
+        (
             START + "logging: {file: a.log.1, json: a.log}\ntransports: {tftp: }\n",
             (
                 "x.yaml:4: logging.json: /etc/castd/a.log.1, an older file of it, is logging.file: "

@@ -617,6 +617,12 @@ def test_logs(tmp_path: Path) -> None:
     assert findings(lookAtLogs, about, FakeMachine(closed={str(logs)}), "problem") == [
         f"recorder.directory: user 65534 may not write {logs}"
     ]
+    about = subject(tmp_path, sections={"metrics": {"listen": f"unix:{logs}/socket:mode=660"}})
+    assert findings(lookAtLogs, about, FakeMachine(closed={str(logs)}), "problem") == [
+        f"metrics.listen: user 65534 may not write {logs}"
+    ]
+    about = subject(tmp_path, sections={"metrics": {"listen": "unix:socket"}})
+    assert findings(lookAtLogs, about, FakeMachine(closed={"."}), "problem") == []
 
 
 def test_labels(tmp_path: Path) -> None:

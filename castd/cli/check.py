@@ -18,7 +18,7 @@ from rich.table import Table
 from castd.cli.console import addRow, makeConsole, makeTable
 from castd.cli.service_file import FILE, complain, fail, namedFile
 from castd.config import yaml
-from castd.config.config import Config, examine, listening
+from castd.config.config import Config, examine, listening, ownFiles
 from castd.config.plugin import collect
 from castd.config.schema import showValue
 from castd.config.warnings import warningsOf
@@ -203,17 +203,8 @@ def _leaseFault(options: LeaseFileOptions) -> str:
 
 def _files(config: Config) -> Iterator[tuple[Route, Path]]:
     """Return each file or socket that the server makes, and its route in the service file."""
-    directory = config.recorder.directory
-    for route, path in (
-        (("control", "path"), config.control.path),
-        (("metrics", "listen"), at if isinstance(at := _metricsAt(config), Path) else None),
-        (("history", "path"), config.history.path),
-        (("logging", "file"), config.logging.file),
-        (("logging", "json"), config.logging.json_),
-        (("recorder", "directory"), directory and directory / "a capture"),
-    ):
-        if path is not None:
-            yield route, path
+    for route, path in ownFiles(config):
+        yield route, path / "a capture" if route[0] == "recorder" else path
 
 
 def _unusable(file: Path, route: Route) -> str | None:
@@ -261,16 +252,12 @@ def _ports(config: Config) -> Iterator[tuple[Route, str, int, socket.SocketKind]
     """Return each port that would be bound: its route in the service file, its address, number and kind."""
     for entry, options in listening(config):
         yield entry.route, options.interface, options.port, socket.SOCK_DGRAM
-    if isinstance(at := _metricsAt(config), HostPort):
-        yield ("metrics", "listen"), at.host, at.port, socket.SOCK_STREAM
-
-
-def _metricsAt(config: Config) -> HostPort | Path | None:
-    """Return what the metrics are served at; L{None}: nothing, or that is not known."""
     try:
-        return None if config.metrics.listen is None else boundTo(config.metrics.listen)
+        at = None if config.metrics.listen is None else boundTo(config.metrics.listen)
     except (ValueError, ImportError):
-        return None  # that is told by what makes the server
+        return  # that is told by what makes the server
+    if isinstance(at, HostPort):
+        yield ("metrics", "listen"), at.host, at.port, socket.SOCK_STREAM
 
 
 def permitted(port: int) -> bool:

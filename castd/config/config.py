@@ -31,6 +31,9 @@ SCHEMA = "1"
 #: The fault of a relative path where the working directory was removed.
 NO_WORKING_DIRECTORY = "the working directory was removed: change to another, or give the whole path"
 
+#: An endpoint of Twisted's at a local socket, as far as its path; a backslash protects the character behind it.
+_UNIX_ENDPOINT = re.compile(r"(?:haproxy:)?unix:(?:address=)?((?:[^\\:]|\\.)+)")
+
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -107,6 +110,12 @@ class MetricsOptions(Settings):
         if self.page and self.listen is None:
             raise ValueError("page: there is none without an address: write listen: 127.0.0.1:9147")
         return self
+
+    @property
+    def socket(self) -> Path | None:
+        """The local socket that C{listen} names as an endpoint of Twisted's; L{None}: it names none."""
+        found = _UNIX_ENDPOINT.match(self.listen or "")
+        return None if found is None else Path(re.sub(r"\\(.)", r"\1", found[1]))
 
 
 class ControlOptions(Settings):
@@ -460,22 +469,34 @@ def _checkTogether(config: Config) -> None:
             transports[name][0].addFault(text)
 
 
+def ownFiles(config: Config) -> Iterator[tuple[tuple[str, str], Path]]:
+    """Return each file, socket and folder that castd writes or makes, and its route in the service file."""
+    for route, path in (
+        (("logging", "file"), config.logging.file),
+        (("logging", "json"), config.logging.json_),
+        (("control", "path"), config.control.path),
+        (("metrics", "listen"), config.metrics.socket),
+        (("history", "path"), config.history.path),
+        (("recorder", "directory"), config.recorder.directory),
+    ):
+        if path is not None:
+            yield route, path
+
+
 def _checkOwnFiles(config: Config) -> None:
     """
     Check that castd writes each of its own files for one purpose, as two logs in one file tear each other's lines; and
     none over its service file.
     """
     logging = config.logging
-    own: dict[tuple[str, str], Path | None] = {
-        ("logging", "file"): logging.file,
-        ("logging", "json"): logging.json_,
-        ("control", "path"): config.control.path,
-        ("history", "path"): config.history.path,
-        ("recorder", "directory"): config.recorder.directory,
-    }
     used = {config.file.absolute(): "this service file"}
-    for route, path in own.items():
-        if path is None or path.is_relative_to("/dev"):
+    for route, named in ownFiles(config):
+        try:
+            # A socket in an endpoint is the one path that is still as it was written.
+            path = named.absolute()
+        except FileNotFoundError:
+            path = named  # the working directory was removed
+        if path.is_relative_to("/dev"):
             continue
         files = {path: ".".join(route)}
         for number in range(1, logging.keep + 1 if route[0] == "logging" and logging.size is not None else 0):

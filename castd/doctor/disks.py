@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from castd import units
-from castd.config.config import Config, Entry
+from castd.config.config import Config, Entry, ownFiles
 from castd.doctor.findings import Finding, Subject
 from castd.doctor.machine import IMachine
 from castd.files.content import DirectoryOptions
@@ -187,21 +187,13 @@ def _readOnlyFinding(name: str, path: str) -> Finding:
 
 
 def lookAtLogs(subject: Subject, machine: IMachine) -> Iterator[Finding]:
-    """Find out whether logs, history, control socket and captures can be written, and whether a disk is full."""
+    """Find out whether logs, history, local sockets and captures can be written, and whether a disk is full."""
     yield from _becomeUser(subject, machine)
-    config, asked = subject.config, False
-    captures = config.recorder.directory
-    for name, path in (
-        ("logging.file", config.logging.file),
-        ("logging.json", config.logging.json_),
-        ("history.path", config.history.path),
-        ("control.path", config.control.path),
-        ("recorder.directory", captures and captures / "*.pcapng"),
-    ):
-        if path is not None:
-            asked = True
-            yield _targetFinding(name, path, machine)
-    if not asked:
+    # Where a relative path is, as an endpoint of the metrics may have one, depends on where the server is started.
+    own = [(route, path) for route, path in ownFiles(subject.config) if path.is_absolute()]
+    for route, path in own:
+        yield _targetFinding(".".join(route), path / "*.pcapng" if route[0] == "recorder" else path, machine)
+    if not own:
         yield Finding("skipped", "no file for logs, the history or the control socket is named")
 
 
