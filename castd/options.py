@@ -75,6 +75,8 @@ Frequency = Annotated[
     float, BeforeValidator(units.frequency), _written(units.showFrequency), _schema("frequency", "50/s", "10/min")
 ]
 
+#: Where Linux shows the first port that needs no privileges.
+UNPRIVILEGED = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 #: The number of a UDP port.
 Port = Annotated[int, Field(ge=1, le=65535)]
 

@@ -29,6 +29,7 @@ from castd.config.plugin import Collected, ContentSourceMaker, TransportMaker
 from castd.errors import ConfigError
 from castd.interfaces import ServicePort
 from castd.net import devices
+from castd.net.sockets import bindFails
 from castd.net.timers import useMonotonicClock
 from castd.observe import journal
 from castd.observe.syslog import SyslogObserver, SyslogSocket
@@ -123,7 +124,7 @@ def test_checkWarnings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "castd: 1\nuploads: [{directory: {path: boot}}]\ntransports:\n  tftp: {port: 69, interface: 127.0.0.1}\n"
     )
     monkeypatch.setattr(check, "_bind", lambda host, port, kind: errno.EACCES if 0 < port < 1024 else 0)
-    monkeypatch.setattr(check, "_UNPRIVILEGED", Path("/nowhere"))
+    monkeypatch.setattr(check, "UNPRIVILEGED", "/nowhere")
     result = castd("check", folder / "x.yaml")
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
@@ -227,7 +228,7 @@ def test_checkWays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = folder / "x.yaml"
     file.write_text(good + "metrics: {listen: '127.0.0.1:80'}\ncontrol: {path: /run/castd-none/control}\n")
     monkeypatch.setattr(check, "_bind", lambda host, port, kind: errno.EACCES if 0 < port < 1024 else 0)
-    monkeypatch.setattr(check, "_UNPRIVILEGED", Path("/nowhere"))
+    monkeypatch.setattr(check, "UNPRIVILEGED", "/nowhere")
     result = castd("check", file)
     assert result.exit_code == 0
     assert result.stderr.splitlines() == [
@@ -518,6 +519,20 @@ def test_checkTaken(folder: Path) -> None:
         0,
         f"warning: {file}:4: transports.tftp: port {port} is taken now, by a castd that runs or another program\n",
     )
+
+
+@pytest.mark.loopback
+def test_checkPortOfTheOtherFamily(folder: Path) -> None:
+    """A port that is taken at all addresses of IPv4 is free at those of IPv6, as the server binds it."""
+    file = folder / "x.yaml"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind(("0.0.0.0", 0))
+        port = other.getsockname()[1]
+        if bindFails("::", port):
+            lack("IPv6")
+        file.write_text(f"{GOOD}transports: {{tftp: {{port: {port}, interface: '::'}}}}\n")
+        said = castd("check", file)
+    assert (said.exit_code, said.stderr) == (0, "")
 
 
 @pytest.mark.loopback

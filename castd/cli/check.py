@@ -18,7 +18,7 @@ from rich.table import Table
 from castd.cli.console import addRow, makeConsole, makeTable
 from castd.cli.service_file import FILE, complain, fail, namedFile
 from castd.config import yaml
-from castd.config.config import Config, examine, listening, ownFiles
+from castd.config.config import RUNTIME, Config, examine, listening, ownFiles
 from castd.config.plugin import collect
 from castd.config.schema import showValue
 from castd.config.warnings import warningsOf
@@ -34,16 +34,12 @@ from castd.net import devices
 from castd.net.ports import Ports
 from castd.net.sockets import bindFails
 from castd.observe import journal
-from castd.options import HostPort
+from castd.options import UNPRIVILEGED, HostPort
 from castd.server.random import BufferedSystemRandom
 from castd.service.endpoints import boundTo
 from castd.service.service import Server, compose, kinds
 from castd.templates.source import Options as TemplateOptions
 
-#: Where Linux shows the first port that needs no privileges.
-_UNPRIVILEGED = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
-#: What exists while the system runs only: systemd makes folders there when it starts castd.
-_RUNTIME = Path("/run")
 #: The routes of the files that are local sockets.
 _SOCKETS: tuple[Route, ...] = (("control", "path"), ("metrics", "listen"))
 
@@ -114,7 +110,8 @@ def machineWarnings(config: Config) -> Iterator[str]:
     for route, file in _files(config):
         if (why := _unwritable(file.parent)) is not None and _madeAtStart(file.parent):
             yield f"{config.tree.where(route)}: {file.parent}: {why} yet; systemd's RuntimeDirectory= makes it"
-    first = int(_UNPRIVILEGED.read_text()) if _UNPRIVILEGED.exists() else 1024
+    shown = Path(UNPRIVILEGED)
+    first = int(shown.read_text()) if shown.exists() else 1024
     for route, host, port, kind in _ports(config):
         failed = _bind(host, port, kind)
         if failed == errno.EADDRINUSE:
@@ -245,7 +242,7 @@ def _unwritable(folder: Path) -> str | None:
 
 
 def _madeAtStart(folder: Path) -> bool:
-    return _RUNTIME in folder.parents and not os.path.exists(folder)
+    return RUNTIME in folder.parents and not os.path.exists(folder)
 
 
 def _ports(config: Config) -> Iterator[tuple[Route, str, int, socket.SocketKind]]:
@@ -267,21 +264,23 @@ def permitted(port: int) -> bool:
 
 def _bind(host: str, port: int, kind: socket.SocketKind) -> int:
     """
-    Bind a socket, for a moment.
+    Bind a socket as the server does, for a moment.
 
     @param port: 0: any.
     @return: the C{errno} of the failure; 0: it could be bound.
     """
+    if kind == socket.SOCK_DGRAM:
+        failed = bindFails(host, port)
+        # The zone of a link-local address is the name of an interface that is not there.
+        return errno.EADDRNOTAVAIL if failed == errno.ENODEV else failed
     try:
         (family, _, _, _, address), *_ = socket.getaddrinfo(host or "0.0.0.0", port, type=kind, flags=socket.AI_PASSIVE)
         with socket.socket(family, kind) as probe:
-            if kind == socket.SOCK_STREAM:
-                # As the server does: connections that have just ended do not count.
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Connections that have just ended do not count.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except socket.gaierror:
-        # The zone of a link-local address is the name of an interface that is not there; or nobody knows the name of a
-        # host, as the metrics may have it in an endpoint of Twisted.
+        # Nobody knows the name of a host, as the metrics may have it in an endpoint of Twisted.
         return errno.EADDRNOTAVAIL
     except OSError as error:
         return error.errno or errno.EIO

@@ -13,6 +13,7 @@ import click
 from castd import __version__
 from castd.cli.control import ask, control
 from castd.cli.seconds import SecondsRange
+from castd.cli.service_file import FILE, namedUser
 from castd.config import yaml
 from castd.config.config import Config, examine
 from castd.config.plugin import collect
@@ -25,8 +26,6 @@ from castd.files.names import printable
 from castd.service.privileges import UnprivilegedUser
 from castd.service.service import kinds
 
-#: A file that cannot be read is told as its other faults are.
-_FILE = click.Path(path_type=Path, readable=False)
 #: Seconds that a running server has for its answer.
 _PATIENCE = 3.0
 #: The width of the columns with the verdict and the name of the check.
@@ -34,8 +33,8 @@ _WIDTHS = (9, 11)
 
 
 @click.command()
-@click.argument("file", required=False, type=_FILE)
-@click.option("-c", "--config", "named", type=_FILE, help="The service file.")
+@click.argument("file", required=False, type=FILE)
+@click.option("-c", "--config", "named", type=FILE, help="The service file.")
 @control
 @click.option("--user", metavar="NAME", help="Who serves, a name or a number; the user of the running server.")
 @click.option("--group", metavar="NAME", help="His group, if not the first one of his.")
@@ -126,14 +125,8 @@ def _fileFindings(file: Path, faults: Sequence[str]) -> list[Finding]:
 
 def _user(name: str | None, group: str | None, pid: int | None, machine: IMachine) -> UnprivilegedUser | None:
     """Return the user who serves: the one named, or that of the running server; else L{None}."""
-    if name is None:
-        if group is not None:
-            raise click.UsageError("--group is that of --user: who is it?")
-        return None if pid is None else userOf(machine, str(pid))
-    try:
-        return UnprivilegedUser.byName(name, group)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+    named = namedUser(name, group)
+    return userOf(machine, str(pid)) if named is None and pid is not None else named
 
 
 def _show(file: Path, pid: int | None, results: Sequence[tuple[str, list[Finding]]], plain: bool) -> None:

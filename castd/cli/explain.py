@@ -12,6 +12,7 @@ import click
 from twisted.internet.defer import Deferred
 
 from castd.cli.control import ask, control
+from castd.cli.service_file import FILE
 from castd.cli.status import failureLine
 from castd.cli.transfer import ICommandReactor, commandReactor, runUntil
 from castd.config.plugin import collect
@@ -25,13 +26,10 @@ from castd.service.service import compose, read
 #: Exit statuses.
 SERVED, REFUSED, UNKNOWN = 0, 1, 2
 
-#: A file that cannot be read is told as its other faults are.
-_FILE = click.Path(path_type=Path, readable=False)
-
 
 @click.command()
-@click.argument("file", required=False, type=_FILE)
-@click.option("-c", "--config", type=_FILE, help="The service file.")
+@click.argument("file", required=False, type=FILE)
+@click.option("-c", "--config", type=FILE, help="The service file.")
 @click.option("--running", is_flag=True, help="Ask the running server, in place of a service file.")
 @control
 @click.option("--client", required=True, metavar="ADDRESS", help="The machine that would ask.")

@@ -12,6 +12,7 @@ import click
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFDSet
 
+from castd.cli.service_file import FILE
 from castd.cli.transfer import ICommandReactor
 from castd.config.plugin import collect
 from castd.errors import ConfigError
@@ -76,7 +77,7 @@ def _xid(context: click.Context, parameter: click.Parameter, value: str) -> byte
 
 
 @click.command("pxe")
-@click.argument("file", type=click.Path(path_type=Path, readable=False))
+@click.argument("file", type=FILE)
 @click.argument("mac", callback=_mac)
 @click.argument("arch", callback=_architecture)
 @click.option("--ipxe", is_flag=True, help="It is iPXE, not the machine's firmware.")

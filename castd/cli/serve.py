@@ -15,7 +15,7 @@ from twisted.logger import globalLogBeginner
 
 from castd.cli.check import permitted
 from castd.cli.folder import PORT, UNPRIVILEGED_PORT, allAddresses, serviceFile, temporaryFile
-from castd.cli.service_file import FILE, complain, namedFile
+from castd.cli.service_file import FILE, complain, namedFile, namedUser
 from castd.config.config import NO_WORKING_DIRECTORY
 from castd.errors import ConfigError
 from castd.options import address
@@ -46,7 +46,7 @@ def serve(
 
     A directory is served by TFTP to everybody; the service file that this stands for is printed.
     """
-    unprivileged = _unprivilegedUser(user, group)
+    unprivileged = namedUser(user, group)
     file = namedFile(where, config)
     # With -c a folder is a mistake: who leaves out the name of the file in it does not mean to give it to everybody.
     if config is not None or not os.path.isdir(file):
@@ -95,15 +95,3 @@ def _serve(config: Path, unprivileged: UnprivilegedUser | None) -> None:
     server.startService()
     reactor.addSystemEventTrigger("before", "shutdown", server.stopService)
     reactor.run()
-
-
-def _unprivilegedUser(user: str | None, group: str | None) -> UnprivilegedUser | None:
-    """Return the user to become once the ports are bound; L{None}: the command line names none."""
-    if user is None:
-        if group is not None:
-            raise click.UsageError("--group is that of --user: who is it?")
-        return None
-    try:
-        return UnprivilegedUser.byName(user, group)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None

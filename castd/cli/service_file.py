@@ -1,5 +1,5 @@
 """
-Reads the argument that names a service file, and prints what is wrong with that file.
+Reads the arguments that name a service file and who serves it, and prints what is wrong with that file.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import click
 
 from castd.errors import ConfigError
 from castd.files.names import printable
+from castd.service.privileges import UnprivilegedUser
 
 #: A file that cannot be read is told as its other faults are.
 FILE = click.Path(path_type=Path, readable=False)
@@ -22,6 +23,18 @@ def namedFile(where: Path | None, config: Path | None) -> Path:
         command = click.get_current_context().command_path
         raise click.UsageError(f"Which service file?  {command} FILE, or {command} -c FILE")
     return where or config or Path()
+
+
+def namedUser(user: str | None, group: str | None) -> UnprivilegedUser | None:
+    """Return the user whom C{--user} and C{--group} name; L{None}: they name none."""
+    if user is None:
+        if group is not None:
+            raise click.UsageError("--group is that of --user: who is it?")
+        return None
+    try:
+        return UnprivilegedUser.byName(user, group)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def complain(lines: Iterable[str]) -> None:

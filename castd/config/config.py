@@ -28,6 +28,8 @@ from castd.profiles.options import ProfilesOptions
 
 #: The version of the service file's schema.
 SCHEMA = "1"
+#: What exists while the system runs only: systemd makes folders there when it starts castd.
+RUNTIME = Path("/run")
 #: The fault of a relative path where the working directory was removed.
 NO_WORKING_DIRECTORY = "the working directory was removed: change to another, or give the whole path"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from castd import units
-from castd.config.config import Config, Entry, ownFiles
+from castd.config.config import RUNTIME, Config, Entry, ownFiles
 from castd.doctor.findings import Finding, Subject
 from castd.doctor.machine import IMachine
 from castd.files.content import DirectoryOptions
@@ -23,8 +23,6 @@ from castd.files.upload_options import UploadDirectoryOptions
 _MOST_FILES, _NAMED = 20_000, 5
 #: Octets and files that a disk for logs needs at least.
 _LEAST_FREE, _LEAST_FILES = 16 << 20, 100
-#: What exists while the system runs only: systemd makes folders there when it starts castd.
-_RUNTIME: Final = Path("/run")
 _ENFORCE: Final = "/sys/fs/selinux/enforce"
 _WORLD_READABLE: Final = stat.S_IROTH
 
@@ -202,7 +200,7 @@ def _targetFinding(name: str, path: Path, machine: IMachine) -> Finding:
     try:
         free = machine.free(folder)
     except OSError as error:
-        if _RUNTIME in path.parents and isinstance(error, FileNotFoundError):
+        if RUNTIME in path.parents and isinstance(error, FileNotFoundError):
             return Finding("not known", f"{name}: {folder} is not there yet; systemd's RuntimeDirectory= makes it")
         return Finding("problem", f"{name}: {folder}: {error.strerror}", f"mkdir -p {folder}")
     wanted = str(path) if _exists(str(path), machine) else folder

@@ -17,7 +17,7 @@ from castd.doctor.findings import Finding, Subject
 from castd.doctor.kernel import BoundSocket, Holder, boundSockets, collides, holders, mayBindLow, serves
 from castd.doctor.machine import BOOT_SERVER, IMachine
 from castd.net import devices
-from castd.options import HostPort
+from castd.options import UNPRIVILEGED, HostPort
 from castd.packets import dhcp
 from castd.packets.dhcp import DhcpPacket
 from castd.proxydhcp.options import Options as ProxyDhcpOptions
@@ -25,7 +25,6 @@ from castd.proxydhcp.rivals import rival
 from castd.request import hostPort
 from castd.service.endpoints import boundTo
 
-_UNPRIVILEGED: Final = "/proc/sys/net/ipv4/ip_unprivileged_port_start"
 #: DHCP's option 66: the name or address of the TFTP server.
 _TFTP_SERVER: Final = 66
 #: Interfaces on which DHCP servers are asked, one after the other.
@@ -160,7 +159,7 @@ def _portFinding(want: WantedPort, sockets: list[BoundSocket], known: list[Holde
 
 def lookAtPrivileges(subject: Subject, machine: IMachine) -> Iterator[Finding]:
     """Find out whether the privileged ports can be bound, and with which rights castd serves."""
-    first = int(machine.text(_UNPRIVILEGED) or 1024)
+    first = int(machine.text(UNPRIVILEGED) or 1024)
     low = sorted({each for each in _boundPorts(subject) if each < first})
     shown = ", ".join(map(str, low))
     if not low:
