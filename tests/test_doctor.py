@@ -22,6 +22,7 @@ from castd.cli import doctor as command
 from castd.cli.main import main
 from castd.client.schemes import findScheme
 from castd.client.urls import parseUrl
+from castd.doctor import disks
 from castd.doctor.disks import lookAtFiles, lookAtLabels, lookAtLogs
 from castd.doctor.examine import CHECKS, runChecks
 from castd.doctor.findings import Check, Finding, Subject
@@ -623,6 +624,20 @@ def test_logs(tmp_path: Path) -> None:
     ]
     about = subject(tmp_path, sections={"metrics": {"listen": "unix:socket"}})
     assert findings(lookAtLogs, about, FakeMachine(closed={"."}), "problem") == []
+
+
+def test_mostFiles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a directory has more than is looked at, links among them, that is said, and not that it was all."""
+    about, path = subject(tmp_path), f"{tmp_path}/boot: user 65534 may"
+    for name in "abcd":
+        (tmp_path / "boot" / name).write_text("x")
+    (tmp_path / "boot" / "aa").symlink_to("a")
+    for most, seen in ((6, "all 4"), (5, "all 4"), (4, "the first 3"), (3, "the first 2")):
+        monkeypatch.setattr(disks, "_MOST_FILES", most)
+        fine = findings(lookAtFiles, about, FakeMachine(), "fine")
+        assert f"{path} read {seen} files and folders seen" in fine, most
+    closed = FakeMachine(closed={f"{tmp_path}/boot/a"})
+    assert findings(lookAtFiles, about, closed, "problem") == [f"{path} not read 1 of the first 2: {tmp_path}/boot/a"]
 
 
 def test_labels(tmp_path: Path) -> None:

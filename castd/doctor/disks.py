@@ -103,14 +103,15 @@ def _directoryFindings(options: DirectoryOptions, machine: IMachine) -> Iterator
     if closed is not None:
         yield Finding("problem", f"{path}: {_closedBy(closed, machine)}", f"namei -l {path}; chmod o+x {closed}")
         return
-    found = list(_below(str(path), machine))
+    found, whole = _below(str(path), machine)
     unreadable = [name for name, isFolder in found if not _mayRead(name, isFolder, options.worldReadable, machine)]
     if unreadable:
-        what = f"{path}: user {machine.uid} may not read {len(unreadable)} of {len(found)}: {_some(unreadable)}"
+        seen = str(len(found)) if whole else f"the first {len(found)}"
+        what = f"{path}: user {machine.uid} may not read {len(unreadable)} of {seen}: {_some(unreadable)}"
         yield Finding("problem", what, "chmod o+r (folders: o+x), or setfacl -m u:USER:rX")
     else:
-        whole = "all" if len(found) < _MOST_FILES else "the first"
-        yield Finding("fine", f"{path}: user {machine.uid} may read {whole} {len(found)} files and folders seen")
+        which = "all" if whole else "the first"
+        yield Finding("fine", f"{path}: user {machine.uid} may read {which} {len(found)} files and folders seen")
     # castd opens by name, so it may serve from a folder that it may not list.
     folders = [str(path), *(name for name, isFolder in found if isFolder and name not in unreadable)]
     if hidden := [name for name in folders if not machine.access(name, os.R_OK)]:
@@ -138,24 +139,29 @@ def _exists(path: str, machine: IMachine) -> bool:
     return True
 
 
-def _below(folder: str, machine: IMachine) -> Iterator[tuple[str, bool]]:
-    """Return the files and folders below a folder, and whether each is a folder; links are left out."""
+def _below(folder: str, machine: IMachine) -> tuple[list[tuple[str, bool]], bool]:
+    """
+    Return the files and folders below a folder, and whether each is a folder; and whether these are all.  Links are
+    left out.
+    """
+    found = list[tuple[str, bool]]()
     waiting, left = [folder], _MOST_FILES
     while waiting:
         here = waiting.pop()
         for name in machine.names(here):
+            if not left:
+                return found, False
+            left -= 1
             path = posixpath.join(here, name)
             try:
                 mode = machine.mode(path)
             except OSError:
                 continue
-            left -= 1
             if stat.S_ISDIR(mode) or stat.S_ISREG(mode):
-                yield path, stat.S_ISDIR(mode)
+                found.append((path, stat.S_ISDIR(mode)))
             if stat.S_ISDIR(mode):
                 waiting.append(path)
-            if left <= 0:
-                return
+    return found, True
 
 
 def _uploadFinding(options: UploadDirectoryOptions, machine: IMachine) -> Finding:
@@ -244,7 +250,7 @@ def _labelFindings(path: Path, how: str, machine: IMachine) -> Iterator[Finding]
     own = _type(machine.label(str(path)))
     others: dict[str, str] = {}
     count: Counter[str] = Counter()
-    for name, _ in _below(str(path), machine):
+    for name, _ in _below(str(path), machine)[0]:
         kind = _type(machine.label(name))
         if kind != own:
             count[kind] += 1
