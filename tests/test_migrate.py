@@ -376,6 +376,30 @@ def test_toldAsLost(tmp_path: Path, server: str, given: str, told: str) -> None:
     assert (ran.exit_code, told in ran.stderr) == (importing.INCOMPLETE, True), ran.output
 
 
+INETD = "dgram udp wait root /usr/sbin/in.tftpd in.tftpd -s /srv"
+
+
+@pytest.mark.parametrize(
+    ("text", "lost"),
+    [
+        (f"tftp {INETD}", []),
+        (f"10.0.0.5:tftp {INETD}", ["10.0.0.5:tftp: its address or port"]),
+        (f"6969 {INETD}", ["6969: its address or port"]),
+        ("[Service]\nUser=root\nExecStart=/usr/sbin/in.tftpd -L -s /srv\n", []),
+        (
+            "[Service]\nIPAddressDeny=any\nIPAddressAllow=any\nUMask=077\nExecStart=/usr/sbin/in.tftpd -s /srv\n",
+            ["IPAddressDeny=any", "IPAddressAllow=any", "UMask=077"],
+        ),
+        ("service tftp\n{\n server_args = -s /srv\n umask = 077\n max_load = 3\n}\n", ["umask = 077", "max_load = 3"]),
+    ],
+)
+def test_whatStartsIt(tmp_path: Path, text: str, lost: list[str]) -> None:
+    """What the program that starts the server does itself, such as to keep others out, is told as lost."""
+    case = {"server": "tftpd-hpa", "files": {"/file": text}, "arguments": ["/file"]}
+    draft = readConfiguration("tftpd-hpa", ["/file"], None, machineOf(case, tmp_path))
+    assert [note.what for note in draft.notes if note.lost] == lost
+
+
 def test_enabledTwice(tmp_path: Path) -> None:
     """Each line of dnsmasq's that names interfaces for TFTP adds to them; each one that is left out counts."""
     command = "dnsmasq --tftp-root=/srv --enable-tftp=eth0 --enable-tftp=eth1,eth2 --except-interface=eth9,eth2"

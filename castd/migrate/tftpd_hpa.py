@@ -15,6 +15,7 @@ from castd.errors import ConfigError
 from castd.migrate import common, patterns
 from castd.migrate.draft import ANY, Draft, OldMachine, Options, Place, Value
 from castd.migrate.words import (
+    UMASK,
     UNKNOWN,
     CommandWord,
     GivenOption,
@@ -259,9 +260,7 @@ class _TftpdHpaReader:
             "its user needs the right to write to the directory",
         )
         if umask := self._given.get("umask"):
-            self._draft.lose(
-                umask.place, "--umask", "set UMask= of the unit that starts castd; modes are 0644 less that"
-            )
+            self._draft.lose(umask.place, "--umask", UMASK)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -236,6 +236,8 @@ def lines(text: str, file: str, comment: str = "#") -> Iterator[Place]:
         whole, first = "", 0
 
 
+#: What to do about the modes of files that are stored.
+UMASK = "set UMask= of the unit that starts castd; modes are 0644 less that"
 #: What inetd's relatives do before the server, which castd has to be told: by their keys.
 _XINETD = {
     "only_from": "write access rules",
@@ -248,6 +250,19 @@ _XINETD = {
     "interface": "write the address as the interface",
     "port": "write the port",
     "redirect": "castd passes nothing on",
+    "max_load": "castd serves at any load",
+    "umask": UMASK,
+}
+#: And what systemd does.
+_UNIT = {
+    "IPAddressAllow": "write access rules, and keep it in castd's unit",
+    "IPAddressDeny": "write access rules, and keep it in castd's unit",
+    "RestrictNetworkInterfaces": "write the addresses as interfaces, and keep it in castd's unit",
+    "RootDirectory": "write it before the paths, or keep it in castd's unit",
+    "RootImage": "name the directories where castd sees them",
+    "BindPaths": "name the directories where castd sees them, or keep it in castd's unit",
+    "BindReadOnlyPaths": "name the directories where castd sees them, or keep it in castd's unit",
+    "UMask": UMASK,
 }
 
 
@@ -267,6 +282,7 @@ def started(file: str, programs: Sequence[str], machine: OldMachine, draft: Draf
         if key == "ExecStart" and equals:
             words = split(value.lstrip("@:!"), place)
             if words and basename(words[0].text) in programs:
+                _loseOthers([(each.text.partition("=")[0].strip(), each) for each in whole], _UNIT, draft)
                 return list(_expanded(words[1:], _environment(whole, machine, draft), draft))
         elif key == "server_args" and equals:
             found = split(place.text.partition("=")[2], place)
@@ -277,11 +293,19 @@ def started(file: str, programs: Sequence[str], machine: OldMachine, draft: Draf
             if len(fields) > 6 and {basename(field.text) for field in fields[5:7]} & set(programs):
                 if basename(fields[5].text) == "tcpd":
                     draft.lose(place.of("tcpd"), "what hosts.allow and hosts.deny say of it", "write access rules")
+                if fields[0].text not in ("tftp", "69"):
+                    draft.lose(place, f"{fields[0].text}: its address or port", "write it as the interface or the port")
                 return fields[7:]
     if found is not None:
-        for key, place in others:
-            draft.lose(place, " ".join(place.text.split()), _XINETD[key])
+        _loseOthers(others, _XINETD, draft)
     return found
+
+
+def _loseOthers(settings: Iterable[tuple[str, Place]], advice: Mapping[str, str], draft: Draft) -> None:
+    """Note what the program that starts the daemon does itself, by the keys of its settings."""
+    for key, place in settings:
+        if key in advice:
+            draft.lose(place, " ".join(place.text.split()), advice[key])
 
 
 def _environment(unit: Iterable[Place], machine: OldMachine, draft: Draft) -> dict[str, tuple[str, Place]]:
