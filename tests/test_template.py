@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 from pydantic import ValidationError
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.error import ProcessTerminated
+from twisted.internet.error import ProcessDone, ProcessTerminated
 from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
@@ -444,7 +444,8 @@ class Process:
         self.say({"text": text, "fault": None, "files": []})
 
     def end(self, status: int | None = None) -> None:
-        self.protocol.processEnded(Failure(ProcessTerminated(status, 9 if status is None else None)))
+        ended = ProcessDone(0) if status == 0 else ProcessTerminated(status, 9 if status is None else None)
+        self.protocol.processEnded(Failure(ended))
 
 
 class Pool:
@@ -510,6 +511,43 @@ def test_ended(status: int | None, fault: str) -> None:
     pool.clock.advance(0)
     pool.render("a", "a2")
     assert len(pool.processes) == 2
+
+
+def test_leaving() -> None:
+    """A job that comes as its process leaves, without work for so long, is done by another one, first of all."""
+    pool = Pool()
+    done, behind = pool.render("a", "a1"), pool.render("a", "a2")
+    pool.processes[0].say({})
+    pool.processes[0].end(0)
+    pool.clock.advance(0)
+    pool.processes[1].say({})
+    assert pool.processes[1].told == ["a1"]
+    for _ in range(2):
+        pool.processes[1].done()
+    assert [result(each)["text"] for each in (done, behind)] == ["x", "x"]
+
+
+def test_leavingAgain() -> None:
+    """A job is given to another process once, and not for ever: whatever makes that one leave may be the job."""
+    pool = Pool()
+    done = pool.render("a", "a1")
+    for process in range(2):
+        pool.processes[process].say({})
+        pool.processes[process].end(0)
+        pool.clock.advance(0)
+    assert "has ended" in str(result(done)["fault"])
+    assert len(pool.processes) == 2
+
+
+def test_killedAndLeft() -> None:
+    """A process that is killed as it leaves has not left: its job has taken too long."""
+    pool = Pool()
+    done = pool.render("a", "a1")
+    pool.processes[0].say({})
+    pool.clock.advance(2.0)
+    pool.processes[0].end(0)
+    pool.clock.advance(0)
+    assert "takes more than 2 s" in str(result(done)["fault"])
 
 
 def test_neverReady() -> None:

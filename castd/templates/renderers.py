@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred, fail
-from twisted.internet.error import ProcessExitedAlready, ProcessTerminated
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.interfaces import IDelayedCall, IProcessTransport, IReactorProcess, IReactorTime
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
@@ -36,11 +36,18 @@ class Render(Protocol):
 
 
 class _Queued(NamedTuple):
+    """
+    A job that waits, or runs.
+
+    @ivar returned: a process has ended without having begun it.
+    """
+
     source: object
     job: Job
     seconds: float
     memory: int
     done: Deferred[Rendered]
+    returned: bool = False
 
 
 class RenderProcess(ProcessProtocol):
@@ -53,11 +60,15 @@ class RenderProcess(ProcessProtocol):
     transport: IProcessTransport
 
     def __init__(
-        self, memory: int, clock: IReactorTime, idle: Callable[[], object], ended: Callable[[], object]
+        self,
+        memory: int,
+        clock: IReactorTime,
+        idle: Callable[[], object],
+        ended: Callable[[_Queued | None], object],
     ) -> None:
         """
         @param idle: called when it can take a job.
-        @param ended: called when the process has ended.
+        @param ended: called when the process has ended, with the job that another one is to do.
         """
         self.memory = memory
         self.source: object = None
@@ -133,14 +144,24 @@ class RenderProcess(ProcessProtocol):
         self._idle()
 
     def processEnded(self, reason: Failure) -> None:
-        """Fail the job that it had."""
+        """Give back the job that it had, or fail it."""
         self._unwatch()
         self._over = True
         queued, self._queued = self._queued, None
-        self._exited()
+        if queued is not None and self._hasLeft(reason) and not queued.returned:
+            self._exited(queued._replace(returned=True))
+            return
+        self._exited(None)
         if queued is not None:
             text = f"{queued.job['template']}: {self._why or self._howEnded(reason)}"
             queued.done.callback({"text": None, "fault": text, "files": []})
+
+    def _hasLeft(self, reason: Failure) -> bool:
+        """
+        Return whether the process has ended by itself: it had no work for so long (C{child.IDLE}).  A job that was
+        written to it at that moment was not read.
+        """
+        return not self._why and isinstance(reason.value, ProcessDone)
 
     def _howEnded(self, reason: Failure) -> str:
         error = reason.value
@@ -202,14 +223,16 @@ class Renderers:
         if len(self._processes) >= MOST_PROCESSES and free:
             self._processes.remove(free[0])
             free[0].kill()
-        made = RenderProcess(memory, self._clock, self._next, lambda: self._ended(made))
+        made = RenderProcess(memory, self._clock, self._next, lambda returned: self._ended(made, returned))
         self._spawn(made)
         self._processes.append(made)
         return made
 
-    def _ended(self, process: RenderProcess) -> None:
+    def _ended(self, process: RenderProcess, returned: _Queued | None) -> None:
         if process in self._processes:
             self._processes.remove(process)
+        if returned is not None:
+            self._queue.insert(0, returned)
         self._clock.callLater(0, self._next)
 
 
