@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from pydantic import ValidationError
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import ProcessDone, ProcessTerminated
@@ -32,7 +35,14 @@ from castd.templates import source as template
 from castd.templates.checks import templateFaults
 from castd.templates.child import IDLE
 from castd.templates.messages import LENGTH, MEMORY_STATUS, Job, Rendered
-from castd.templates.renderers import MOST_PROCESSES, MOST_QUEUED, START_TIMEOUT, Renderers, RenderProcess
+from castd.templates.renderers import (
+    MOST_PROCESSES,
+    MOST_QUEUED,
+    MOST_WAITED,
+    START_TIMEOUT,
+    Renderers,
+    RenderProcess,
+)
 from castd.templates.rendering import Rendering
 from castd.templates.source import FAILED_LASTS, Options, RenderedContent, TemplateSource, makeSource
 from castd.testing.network import Network
@@ -453,9 +463,14 @@ class Pool:
 
     def __init__(self) -> None:
         self.clock, self.processes = Clock(), list[Process]()
-        self.renderers = Renderers(
-            self.clock, lambda each: (self.processes.append(Process(each)), self.processes[-1])[1]
-        )
+        self.spawns = True
+        self.renderers = Renderers(self.clock, self.spawn)
+
+    def spawn(self, protocol: RenderProcess) -> Any:
+        if not self.spawns:
+            raise OSError(11, "no more processes")
+        self.processes.append(Process(protocol))
+        return self.processes[-1]
 
     def render(self, source: str, name: str, memory: int = 64 << 20) -> Deferred[Rendered]:
         job = Job(template=name, inventory=None, known=False, most=1, values={})
@@ -568,13 +583,179 @@ def test_tooMany() -> None:
 
 
 def test_cannotStart() -> None:
-    """Where no process can be started the job fails, and castd goes on."""
+    """Where no process can be started each job that waits fails, one after the other, and castd goes on."""
+    pool = Pool()
+    done = [pool.render("a", "a1"), pool.render("b", "b1")]
+    waiting = [pool.render("a", "a2"), pool.render("b", "b2"), pool.render("c", "c1")]
+    pool.spawns = False
+    for process in pool.processes:
+        process.end(1)
+    for _ in range(len(waiting)):
+        pool.clock.advance(0)
+    assert all("has ended" in str(result(each)["fault"]) for each in done)
+    assert all("no more processes" in str(result(each)["fault"]) for each in waiting)
+    assert "no more processes" in str(result(pool.render("a", "a3"))["fault"])
+    pool.spawns = True
+    pool.render("a", "a4")
+    pool.processes[-1].say({})
+    assert pool.processes[-1].told == ["a4"]
 
-    def spawn(_: RenderProcess) -> Any:
-        raise OSError(11, "no more processes")
 
-    job = Job(template="a", inventory=None, known=False, most=1, values={})
-    assert "no more processes" in str(result(Renderers(Clock(), spawn).render("a", job, 1.0, 64 << 20))["fault"])
+def test_cannotStartAgain() -> None:
+    """Who is told that no process can be started may ask again at once, while others wait."""
+    pool = Pool()
+    pool.render("a", "a1")
+    again = list[Deferred[Rendered]]()
+    pool.render("a", "a2").addCallback(lambda _: again.append(pool.render("a", "a2")))
+    pool.render("a", "a3")
+    pool.spawns = False
+    pool.processes[0].end(1)
+    pool.clock.advance(0)
+    pool.clock.advance(0)
+    assert "no more processes" in str(result(again[0])["fault"])
+
+
+def test_neverEnds() -> None:
+    """
+    A process that waits for a disk may not end when it is killed: its job fails all the same, and what waits for a
+    process is not answered, so that the client asks again.
+    """
+    pool = Pool()
+    stuck = [pool.render("a", "a1"), pool.render("b", "b1")]
+    waiting = pool.render("c", "c1")
+    for process in pool.processes:
+        process.say({})
+    pool.clock.advance(2.0)
+    assert [process.signals for process in pool.processes] == [[9], [9]]
+    assert all("takes more than 2 s" in str(result(each)["fault"]) for each in stuck)
+    pool.clock.advance(MOST_WAITED - 2.0)
+    with pytest.raises(Unanswered):
+        result(waiting)
+    pool.processes[0].end()
+    pool.clock.advance(0)
+    pool.render("c", "c2")
+    pool.processes[2].say({})
+    assert pool.processes[2].told == ["c2"]
+
+
+def test_killedInTime() -> None:
+    """What a killed process has said before counts no more, and it gets no other job."""
+    pool = Pool()
+    first, second = pool.render("a", "a1"), pool.render("a", "a2")
+    pool.processes[0].say({})
+    pool.clock.advance(2.0)
+    pool.processes[0].done("late")
+    assert pool.processes[0].told == ["a1"]
+    assert "takes more than 2 s" in str(result(first)["fault"])
+    pool.processes[0].end()
+    pool.clock.advance(0)
+    pool.processes[1].say({})
+    pool.processes[1].done()
+    assert result(second)["text"] == "x"
+
+
+@pytest.mark.parametrize("octets", [LENGTH.pack(3) + b"\0[}", LENGTH.pack(2**32 - 1)])
+def test_unreadable(octets: bytes) -> None:
+    """A process that answers what cannot be read, or more than it may, is killed, and its job fails."""
+    pool = Pool()
+    done = pool.render("a", "a1")
+    pool.processes[0].say({})
+    pool.processes[0].protocol.outReceived(octets)
+    assert "a1: answers" in str(result(done)["fault"])
+    assert pool.processes[0].signals == [9]
+
+
+class Jobs(RuleBasedStateMachine):
+    """Jobs, and processes to which anything may happen: each job is answered, and none waits without need."""
+
+    #: Seconds within which a job is answered: it waits, and its process starts, at most twice.
+    WITHIN = 2 * (MOST_WAITED + START_TIMEOUT + 2.0)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.asked = Pool(), 0
+        self.unanswered: dict[int, float] = {}
+        self.ended = set[int]()
+        self.answered: dict[int, int] = {}
+
+    def begin(self, source: str, memory: int, again: bool) -> None:
+        self.asked += 1
+        number = self.asked
+        self.unanswered[number] = self.pool.clock.seconds()
+
+        def answered(_: object) -> None:
+            del self.unanswered[number]
+            if again:
+                self.begin(source, memory, False)
+
+        self.pool.render(source, f"{source}{number}", memory).addBoth(answered)
+
+    def process(self, number: int) -> tuple[int, Process] | None:
+        """Return one of those that have not ended."""
+        left = [each for each in enumerate(self.pool.processes) if each[0] not in self.ended]
+        return left[number % len(left)] if left else None
+
+    @rule(source=st.sampled_from("abc"), large=st.booleans(), again=st.booleans())
+    def render(self, source: str, large: bool, again: bool) -> None:
+        self.begin(source, (128 if large else 64) << 20, again)
+
+    @rule(spawns=st.booleans())
+    def shortage(self, spawns: bool) -> None:
+        self.pool.spawns = spawns
+
+    @rule(seconds=st.sampled_from([0.5, 2.0, START_TIMEOUT, MOST_WAITED]))
+    def wait(self, seconds: float) -> None:
+        self.pool.clock.advance(seconds)
+
+    @rule(number=st.integers(0, 5), readable=st.booleans())
+    def say(self, number: int, readable: bool) -> None:
+        """A process is ready, or answers; what it has said may be read only when it was killed."""
+        found = self.process(number)
+        if found is None:
+            return
+        place, process = found
+        said = self.answered.get(place, 0)
+        if said <= len(process.told):
+            self.answered[place] = said + 1
+            if readable or not said:
+                process.done() if said else process.say({})
+            else:
+                process.protocol.outReceived(LENGTH.pack(1) + b"?")
+
+    @rule(number=st.integers(0, 5), status=st.sampled_from([0, 1, MEMORY_STATUS, None]))
+    def end(self, number: int, status: int | None) -> None:
+        found = self.process(number)
+        if found is not None:
+            self.ended.add(found[0])
+            found[1].end(status)
+
+    @invariant()
+    def noneIsForgotten(self) -> None:
+        for _ in range(self.asked):
+            self.pool.clock.advance(0)
+        assert self.pool.renderers._startable() is None, "a process is free for one that waits"
+        now = self.pool.clock.seconds()
+        assert all(now <= since + self.WITHIN for since in self.unanswered.values())
+
+    @invariant()
+    def oneOfEachSource(self) -> None:
+        busy = [each.protocol.source for each in self.pool.processes if each.protocol._queued is not None]
+        assert len(busy) == len(set(busy)) <= MOST_PROCESSES
+
+    def teardown(self) -> None:
+        for _ in range(4):
+            self.pool.clock.pump([1.0] * int(self.WITHIN))
+        assert not self.unanswered
+        for place, process in enumerate(self.pool.processes):
+            if place not in self.ended:
+                process.end()
+        self.pool.clock.advance(0)
+        assert not self.pool.clock.getDelayedCalls()
+
+
+def test_eachIsAnswered() -> None:
+    """Whatever happens to processes, each job is answered within its time, and none waits beside a free process."""
+    run_state_machine_as_test(Jobs, settings=settings(stateful_step_count=40))
 
 
 def test_otherMemory() -> None:

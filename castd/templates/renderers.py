@@ -10,7 +10,8 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
@@ -25,6 +26,9 @@ from castd.templates.messages import LARGEST, LENGTH, MEMORY_STATUS, Job, Render
 MOST_PROCESSES = 2
 #: Jobs that wait at once; beyond that a request is dropped.
 MOST_QUEUED = 256
+#: Seconds that a job waits for a process: as long as a request waits for its file.  Each process may be held up for
+#: longer, by a disk that does not answer and that not even SIGKILL ends a call to.
+MOST_WAITED = 30.0
 #: Seconds that the start of a process may take.
 START_TIMEOUT = 20.0
 
@@ -35,10 +39,12 @@ class Render(Protocol):
     def __call__(self, source: object, job: Job, seconds: float, memory: int) -> Deferred[Rendered]: ...
 
 
-class _Queued(NamedTuple):
+@dataclass(eq=False)
+class _Queued:
     """
     A job that waits, or runs.
 
+    @ivar expiry: the end of its wait for a process; L{None}: it has one.
     @ivar returned: a process has ended without having begun it.
     """
 
@@ -47,7 +53,12 @@ class _Queued(NamedTuple):
     seconds: float
     memory: int
     done: Deferred[Rendered]
+    expiry: IDelayedCall | None = None
     returned: bool = False
+
+    def fail(self, why: str) -> None:
+        """Say that the template could not be rendered."""
+        self.done.callback({"text": None, "fault": f"{self.job['template']}: {why}", "files": []})
 
 
 class RenderProcess(ProcessProtocol):
@@ -77,11 +88,10 @@ class RenderProcess(ProcessProtocol):
         self._ready = self._over = False
         self._buffer = b""
         self._timer: IDelayedCall | None = None
-        self._why = ""
 
     @property
     def free(self) -> bool:
-        """Whether it has no job."""
+        """Whether it can take a job: it has none, and was not killed."""
         return self._queued is None and not self._over
 
     def connectionMade(self) -> None:
@@ -101,29 +111,35 @@ class RenderProcess(ProcessProtocol):
 
     def _watch(self, seconds: float, why: str) -> None:
         self._unwatch()
-        self._timer = self._clock.callLater(seconds, self._kill, why)
+        self._timer = self._clock.callLater(seconds, self.kill, why)
 
     def _unwatch(self) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
 
-    def _kill(self, why: str) -> None:
-        self._why = why
-        self.kill()
-
-    def kill(self) -> None:
-        """Kill the process, if it has not ended."""
+    def kill(self, why: str = "") -> None:
+        """
+        Kill the process, if it has not ended, and fail its job.  The job does not wait for the end of the process: one
+        that waits for a disk may not end before the disk answers.
+        """
+        self._unwatch()
+        self._over = True
+        queued, self._queued = self._queued, None
         with suppress(ProcessExitedAlready):
             self.transport.signalProcess(signal.SIGKILL)
+        if queued is not None:
+            queued.fail(why)
 
     def outReceived(self, data: bytes) -> None:
-        """Take a part of a message."""
+        """Take a part of a message; of a process that was killed nothing is taken any more."""
+        if self._over:
+            return
         self._buffer += data
         while len(self._buffer) >= LENGTH.size:
             (length,) = LENGTH.unpack_from(self._buffer)
             if length > LARGEST:
-                self._kill("answers more than it may")
+                self.kill("answers more than it may")
                 return
             if len(self._buffer) < LENGTH.size + length:
                 return
@@ -138,9 +154,14 @@ class RenderProcess(ProcessProtocol):
             if self._queued is not None:
                 self._say(self._queued)
             return
+        try:
+            rendered: Rendered = json.loads(message)
+        except ValueError:
+            self.kill("answers what cannot be read")
+            return
         queued, self._queued = self._queued, None
         if queued is not None:
-            queued.done.callback(json.loads(message))
+            queued.done.callback(rendered)
         self._idle()
 
     def processEnded(self, reason: Failure) -> None:
@@ -148,20 +169,15 @@ class RenderProcess(ProcessProtocol):
         self._unwatch()
         self._over = True
         queued, self._queued = self._queued, None
-        if queued is not None and self._hasLeft(reason) and not queued.returned:
-            self._exited(queued._replace(returned=True))
+        # It ends by itself when it has had no work for so long (child.IDLE).  What was written to it at that moment was
+        # not read.
+        if queued is not None and isinstance(reason.value, ProcessDone) and not queued.returned:
+            queued.returned = True
+            self._exited(queued)
             return
         self._exited(None)
         if queued is not None:
-            text = f"{queued.job['template']}: {self._why or self._howEnded(reason)}"
-            queued.done.callback({"text": None, "fault": text, "files": []})
-
-    def _hasLeft(self, reason: Failure) -> bool:
-        """
-        Return whether the process has ended by itself: it had no work for so long (C{child.IDLE}).  A job that was
-        written to it at that moment was not read.
-        """
-        return not self._why and isinstance(reason.value, ProcessDone)
+            queued.fail(self._howEnded(reason))
 
     def _howEnded(self, reason: Failure) -> str:
         error = reason.value
@@ -189,30 +205,46 @@ class Renderers:
         @param source: jobs with the same one run one after the other.
         @param seconds: the process is killed if it takes longer.
         @param memory: octets that the process may use.
-        @return: fires with the result or a fault; fails with Unanswered: too many wait.
+        @return: fires with the result or a fault; fails with Unanswered: too many wait, or no process was free for
+            L{MOST_WAITED} seconds.  That is so in any case, whatever becomes of processes.
         """
         if len(self._queue) >= MOST_QUEUED:
             return fail(Unanswered(why=f"{MOST_QUEUED} templates wait to be rendered"))
-        done: Deferred[Rendered] = Deferred()
-        self._queue.append(_Queued(source, job, seconds, memory, done))
+        queued = _Queued(source, job, seconds, memory, Deferred())
+        self._await(queued, len(self._queue))
         self._next()
-        return done
+        return queued.done
+
+    def _await(self, queued: _Queued, place: int) -> None:
+        """Let a job wait for a process."""
+        self._queue.insert(place, queued)
+        queued.expiry = self._clock.callLater(MOST_WAITED, self._expire, queued)
+
+    def _expire(self, queued: _Queued) -> None:
+        self._queue.remove(queued)
+        queued.done.errback(Unanswered(why=f"no process was free to render its template for {MOST_WAITED:g} s"))
 
     def _next(self) -> None:
-        """Begin each job that can begin."""
-        running = [each.source for each in self._processes if not each.free]
-        for queued in tuple(self._queue):
-            if len(running) >= MOST_PROCESSES:
-                return
-            if any(queued.source is each for each in running):
-                continue
+        """Begin each job that can begin.  Who is told of one may ask for the next: the queue may change with each."""
+        while (queued := self._startable()) is not None:
             self._queue.remove(queued)
-            running.append(queued.source)
+            if queued.expiry is not None and queued.expiry.active():
+                queued.expiry.cancel()
             try:
-                self._processFor(queued.memory).begin(queued)
+                process = self._processFor(queued.memory)
             except OSError as error:
-                text = f"{queued.job['template']}: no process can be started: {error.strerror}"
-                queued.done.callback({"text": None, "fault": text, "files": []})
+                # What waits is tried later, one by one: no process calls when it is free if there is none.
+                self._clock.callLater(0, self._next)
+                queued.fail(f"no process can be started: {error.strerror}")
+                return
+            process.begin(queued)
+
+    def _startable(self) -> _Queued | None:
+        """Return the first job whose source has no process, if one is free or can be started."""
+        running = [each.source for each in self._processes if not each.free]
+        if len(running) >= MOST_PROCESSES:
+            return None
+        return next((each for each in self._queue if not any(each.source is source for source in running)), None)
 
     def _processFor(self, memory: int) -> RenderProcess:
         """Return a free process, started now if there is none with this limit."""
@@ -232,7 +264,7 @@ class Renderers:
         if process in self._processes:
             self._processes.remove(process)
         if returned is not None:
-            self._queue.insert(0, returned)
+            self._await(returned, 0)
         self._clock.callLater(0, self._next)
 
 
