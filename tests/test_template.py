@@ -34,7 +34,7 @@ from castd.request import Local, Request
 from castd.templates import source as template
 from castd.templates.checks import templateFaults
 from castd.templates.child import IDLE
-from castd.templates.messages import LENGTH, MEMORY_STATUS, Job, Rendered
+from castd.templates.messages import LARGEST_TEXT, LENGTH, LENGTHS, MEMORY_STATUS, Job, Rendered, packed
 from castd.templates.renderers import (
     MOST_PROCESSES,
     MOST_QUEUED,
@@ -445,10 +445,12 @@ class Process:
     def signalProcess(self, number: int) -> None:
         self.signals.append(number)
 
-    def say(self, message: Any) -> None:
-        octets = json.dumps(message).encode()
-        for octet in LENGTH.pack(len(octets)) + octets:
+    def say(self, rendered: Rendered) -> None:
+        for octet in packed(rendered):
             self.protocol.outReceived(bytes([octet]))
+
+    def ready(self) -> None:
+        self.say({"text": None, "fault": None, "files": []})
 
     def done(self, text: str = "x") -> None:
         self.say({"text": text, "fault": None, "files": []})
@@ -484,7 +486,7 @@ def test_pool() -> None:
     one, two = pool.processes
     assert (one.told, two.told) == ([], [])
     for each in pool.processes:
-        each.say({})
+        each.ready()
     assert (one.told, two.told) == (["a1"], ["b1"])
     two.done()
     assert two.told == ["b1", "c1"], "a2 waits for a1"
@@ -502,13 +504,13 @@ def test_killed() -> None:
     pool = Pool()
     endless, next = pool.render("a", "a1"), pool.render("a", "a2")
     (one,) = pool.processes
-    one.say({})
+    one.ready()
     pool.clock.advance(2.0)
     assert one.signals == [9]
     one.end()
     assert "a1: takes more than 2 s" in str(result(endless)["fault"])
     pool.clock.advance(0)
-    pool.processes[1].say({})
+    pool.processes[1].ready()
     pool.processes[1].done("next")
     assert result(next)["text"] == "next"
 
@@ -520,7 +522,7 @@ def test_ended(status: int | None, fault: str) -> None:
     """One that ends by itself says why; the next job gets a new process."""
     pool = Pool()
     done = pool.render("a", "a1")
-    pool.processes[0].say({})
+    pool.processes[0].ready()
     pool.processes[0].end(status)
     assert fault in str(result(done)["fault"])
     pool.clock.advance(0)
@@ -532,10 +534,10 @@ def test_leaving() -> None:
     """A job that comes as its process leaves, without work for so long, is done by another one, first of all."""
     pool = Pool()
     done, behind = pool.render("a", "a1"), pool.render("a", "a2")
-    pool.processes[0].say({})
+    pool.processes[0].ready()
     pool.processes[0].end(0)
     pool.clock.advance(0)
-    pool.processes[1].say({})
+    pool.processes[1].ready()
     assert pool.processes[1].told == ["a1"]
     for _ in range(2):
         pool.processes[1].done()
@@ -547,7 +549,7 @@ def test_leavingAgain() -> None:
     pool = Pool()
     done = pool.render("a", "a1")
     for process in range(2):
-        pool.processes[process].say({})
+        pool.processes[process].ready()
         pool.processes[process].end(0)
         pool.clock.advance(0)
     assert "has ended" in str(result(done)["fault"])
@@ -558,7 +560,7 @@ def test_killedAndLeft() -> None:
     """A process that is killed as it leaves has not left: its job has taken too long."""
     pool = Pool()
     done = pool.render("a", "a1")
-    pool.processes[0].say({})
+    pool.processes[0].ready()
     pool.clock.advance(2.0)
     pool.processes[0].end(0)
     pool.clock.advance(0)
@@ -597,7 +599,7 @@ def test_cannotStart() -> None:
     assert "no more processes" in str(result(pool.render("a", "a3"))["fault"])
     pool.spawns = True
     pool.render("a", "a4")
-    pool.processes[-1].say({})
+    pool.processes[-1].ready()
     assert pool.processes[-1].told == ["a4"]
 
 
@@ -624,7 +626,7 @@ def test_neverEnds() -> None:
     stuck = [pool.render("a", "a1"), pool.render("b", "b1")]
     waiting = pool.render("c", "c1")
     for process in pool.processes:
-        process.say({})
+        process.ready()
     pool.clock.advance(2.0)
     assert [process.signals for process in pool.processes] == [[9], [9]]
     assert all("takes more than 2 s" in str(result(each)["fault"]) for each in stuck)
@@ -634,7 +636,7 @@ def test_neverEnds() -> None:
     pool.processes[0].end()
     pool.clock.advance(0)
     pool.render("c", "c2")
-    pool.processes[2].say({})
+    pool.processes[2].ready()
     assert pool.processes[2].told == ["c2"]
 
 
@@ -642,27 +644,50 @@ def test_killedInTime() -> None:
     """What a killed process has said before counts no more, and it gets no other job."""
     pool = Pool()
     first, second = pool.render("a", "a1"), pool.render("a", "a2")
-    pool.processes[0].say({})
+    pool.processes[0].ready()
     pool.clock.advance(2.0)
     pool.processes[0].done("late")
     assert pool.processes[0].told == ["a1"]
     assert "takes more than 2 s" in str(result(first)["fault"])
     pool.processes[0].end()
     pool.clock.advance(0)
-    pool.processes[1].say({})
+    pool.processes[1].ready()
     pool.processes[1].done()
     assert result(second)["text"] == "x"
 
 
-@pytest.mark.parametrize("octets", [LENGTH.pack(3) + b"\0[}", LENGTH.pack(2**32 - 1)])
+@pytest.mark.parametrize(
+    "octets",
+    [LENGTHS.pack(3, 0) + b"\0[}", LENGTHS.pack(2**32 - 1, 0), LENGTHS.pack(2, LARGEST_TEXT + 1)],
+)
 def test_unreadable(octets: bytes) -> None:
     """A process that answers what cannot be read, or more than it may, is killed, and its job fails."""
     pool = Pool()
     done = pool.render("a", "a1")
-    pool.processes[0].say({})
+    pool.processes[0].ready()
     pool.processes[0].protocol.outReceived(octets)
     assert "a1: answers" in str(result(done)["fault"])
     assert pool.processes[0].signals == [9]
+
+
+@pytest.mark.parametrize("text", ["", "é\n" * (3 << 18)])
+def test_largeResult(text: str) -> None:
+    """
+    A result comes in many pieces, each of which costs what it has, and not what all before have: 16 MiB took 3 s.  It
+    is no JSON, which takes longer to read.
+    """
+    pool = Pool()
+    done = pool.render("a", "a1")
+    pool.processes[0].ready()
+    octets = packed({"text": text, "fault": None, "files": []})
+    assert len(octets) < len(text.encode()) + 100
+    buffers = list[int]()
+    for at in range(0, len(octets) - 1, 8192):
+        pool.processes[0].protocol.outReceived(octets[at : min(at + 8192, len(octets) - 1)])
+        buffers.append(id(pool.processes[0].protocol._buffer))
+    pool.processes[0].protocol.outReceived(octets[-1:])
+    assert result(done)["text"] == text
+    assert len(set(buffers)) == 1, "what has come is not copied with each piece"
 
 
 class Jobs(RuleBasedStateMachine):
@@ -718,9 +743,9 @@ class Jobs(RuleBasedStateMachine):
         if said <= len(process.told):
             self.answered[place] = said + 1
             if readable or not said:
-                process.done() if said else process.say({})
+                process.done() if said else process.ready()
             else:
-                process.protocol.outReceived(LENGTH.pack(1) + b"?")
+                process.protocol.outReceived(LENGTHS.pack(1, 0) + b"?")
 
     @rule(number=st.integers(0, 5), status=st.sampled_from([0, 1, MEMORY_STATUS, None]))
     def end(self, number: int, status: int | None) -> None:
@@ -763,7 +788,7 @@ def test_otherMemory() -> None:
     pool = Pool()
     for memory in (64 << 20, 128 << 20, 256 << 20):
         pool.render("a", "x", memory)
-        pool.processes[-1].say({})
+        pool.processes[-1].ready()
         pool.processes[-1].done()
     assert [each.protocol.memory >> 20 for each in pool.processes] == [64, 128, 256]
     assert pool.processes[0].signals == [9], "there are never more than two"
@@ -803,10 +828,12 @@ def rendered(
                     octets = json.dumps(job).encode()
                     asked.write(LENGTH.pack(len(octets)) + octets)
                     asked.flush()
-                length = answered.read(LENGTH.size)
-                if not length:
+                lengths = answered.read(LENGTHS.size)
+                if not lengths:
                     break
-                found.append(json.loads(answered.read(LENGTH.unpack(length)[0])))
+                length, textLength = LENGTHS.unpack(lengths)
+                told, made = json.loads(answered.read(length)), answered.read(textLength).decode()
+                found.append(told if told["text"] is None else {**told, "text": made})
                 if not number and signalled is not None:
                     child.send_signal(signalled)
     finally:
@@ -821,7 +848,7 @@ def test_endedFirst() -> None:
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stdout is not None
-        assert len(child.stdout.read(LENGTH.size)) == LENGTH.size, "it is ready"
+        assert len(child.stdout.read(LENGTHS.size)) == LENGTHS.size, "it is ready"
         assert Path(f"/proc/{child.pid}/oom_score_adj").read_text() == "1000\n"
         child.stdin.close()
         assert child.wait(IDLE) == 0

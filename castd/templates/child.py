@@ -1,7 +1,7 @@
 """
 Renders templates, as a process of its own that may be killed: C{python -m castd.templates.child MEMORY}.
 
-Standard input and output carry messages: four octets with the length, then an object of JSON.  The first one is sent
+Standard input carries jobs, standard output answers, as L{castd.templates.messages} has them.  An empty answer is sent
 when the process is ready; then each job is answered by one.  Everything that a template can do is bounded here, but for
 its time by the clock, which the other process watches.
 """
@@ -14,12 +14,11 @@ import resource
 import select
 import signal
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from math import ceil
 from typing import BinaryIO
 
-from castd.templates.messages import LENGTH, MEMORY_STATUS, Job, Rendered
+from castd.templates.messages import LENGTH, MEMORY_STATUS, Job, packed
 
 #: Seconds without a job until the process ends.
 IDLE = 60.0
@@ -41,11 +40,11 @@ def main() -> None:
     rendering = Rendering()
     # What a library prints must not get between the messages.
     output, sys.stdout = sys.stdout.buffer, sys.stderr
-    _send(output, {})
+    _send(output, packed({"text": None, "fault": None, "files": []}))
     while (job := _receive(sys.stdin.buffer)) is not None:
         limitTime()
         try:
-            _send(output, rendering.render(job))
+            _send(output, packed(rendering.render(job)))
         except MemoryError:
             os._exit(MEMORY_STATUS)
 
@@ -78,9 +77,8 @@ def limit(memory: int) -> None:
         resource.setrlimit(what, (allowed, allowed))
 
 
-def _send(output: BinaryIO, message: Rendered | Mapping[str, object]) -> None:
-    octets = json.dumps(message).encode()
-    output.write(LENGTH.pack(len(octets)) + octets)
+def _send(output: BinaryIO, octets: bytes) -> None:
+    output.write(octets)
     output.flush()
 
 

@@ -4,16 +4,19 @@ Declares what castd and the process that renders templates tell each other.
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias, TypedDict
 
-#: Before each message: how many octets it has.
+#: Before each job: how many octets it has.
 LENGTH = struct.Struct("!I")
-#: Octets of the largest message.
-LARGEST = 64 << 20
+#: Before each answer: how many octets its JSON has, and how many the text behind that, which is not in the JSON.
+LENGTHS = struct.Struct("!II")
+#: Octets of the largest JSON, and of the largest text, in an answer.
+LARGEST, LARGEST_TEXT = 1 << 20, 16 << 20
 #: The exit status of a process that had too little memory.
 MEMORY_STATUS = 77
 #: Octets of the largest inventory.
@@ -57,6 +60,15 @@ class Rendered(TypedDict):
 
 class TemplateFault(Exception):
     """A template or an inventory is wrong; the text says where."""
+
+
+def packed(rendered: Rendered) -> bytes:
+    """
+    Return the octets of an answer.  castd reads the text as it is: to read 16 MiB of JSON holds its loop for 0.4 s.
+    """
+    text = (rendered["text"] or "").encode()
+    octets = json.dumps({**rendered, "text": None if rendered["text"] is None else ""}).encode()
+    return LENGTHS.pack(len(octets), len(text)) + octets + text
 
 
 def versionOf(path: str) -> FileVersion:

@@ -20,7 +20,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from castd.errors import Unanswered
-from castd.templates.messages import LARGEST, LENGTH, MEMORY_STATUS, Job, Rendered
+from castd.templates.messages import LARGEST, LARGEST_TEXT, LENGTH, LENGTHS, MEMORY_STATUS, Job, Rendered
 
 #: Processes at once; each is started when there is work for it, and ends after a minute without any.
 MOST_PROCESSES = 2
@@ -86,7 +86,7 @@ class RenderProcess(ProcessProtocol):
         self._clock, self._idle, self._exited = clock, idle, ended
         self._queued: _Queued | None = None
         self._ready = self._over = False
-        self._buffer = b""
+        self._buffer = bytearray()
         self._timer: IDelayedCall | None = None
 
     @property
@@ -132,22 +132,24 @@ class RenderProcess(ProcessProtocol):
             queued.fail(why)
 
     def outReceived(self, data: bytes) -> None:
-        """Take a part of a message; of a process that was killed nothing is taken any more."""
+        """Take a part of an answer; of a process that was killed nothing is taken any more."""
         if self._over:
             return
         self._buffer += data
-        while len(self._buffer) >= LENGTH.size:
-            (length,) = LENGTH.unpack_from(self._buffer)
-            if length > LARGEST:
-                self.kill("answers more than it may")
-                return
-            if len(self._buffer) < LENGTH.size + length:
-                return
-            message = self._buffer[LENGTH.size : LENGTH.size + length]
-            self._buffer = self._buffer[LENGTH.size + length :]
-            self._received(message)
+        if len(self._buffer) < LENGTHS.size:
+            return
+        length, textLength = LENGTHS.unpack_from(self._buffer)
+        if length > LARGEST or textLength > LARGEST_TEXT:
+            self.kill("answers more than it may")
+            return
+        end = LENGTHS.size + length
+        if len(self._buffer) < end + textLength:
+            return
+        # It says nothing that it was not asked: the first answer is the only one.
+        answer, self._buffer = self._buffer, bytearray()
+        self._received(answer[LENGTHS.size : end], answer[end : end + textLength])
 
-    def _received(self, message: bytes) -> None:
+    def _received(self, message: bytearray, text: bytearray) -> None:
         self._unwatch()
         if not self._ready:
             self._ready = True
@@ -156,6 +158,8 @@ class RenderProcess(ProcessProtocol):
             return
         try:
             rendered: Rendered = json.loads(message)
+            if rendered["text"] is not None:
+                rendered["text"] = text.decode()
         except ValueError:
             self.kill("answers what cannot be read")
             return
