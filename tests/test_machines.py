@@ -4,7 +4,9 @@ What is known of a machine: by DHCP, leases and the kernel's neighbours; and nam
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
 import re
 import socket
 import struct
@@ -295,6 +297,68 @@ def test_anyNeighbours(answer: bytes) -> None:
     for ip, mac in parseNeighbours(answer):
         assert plainAddress(ip) == ip
         assert validMac(mac) == mac
+
+
+class NeighbourSocket:
+    """A netlink socket with the answers of a test."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self.answers = list(answers)
+
+    def __call__(self, *_: object) -> NeighbourSocket:
+        return self
+
+    def __enter__(self) -> NeighbourSocket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def settimeout(self, seconds: float) -> None:
+        pass
+
+    def send(self, request: bytes) -> None:
+        pass
+
+    def recv(self, most: int) -> bytes:
+        return self.answers.pop(0)
+
+
+def about(kind: int, number: int, more: bytes = b"") -> bytes:
+    """A message of the kernel about a request: its end (3) or an error (2), with the number of an error."""
+    return struct.pack("=IHHIIi", 20 + len(more), kind, 2, 1, 0, -number) + more
+
+
+def test_neighboursToTheEnd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers are read until the one that says that it is the last."""
+    entries = [neighbour(bytes([10, 0, 0, number]), bytes.fromhex("525400660010")) for number in (7, 8)]
+    fake = NeighbourSocket(entries[0], entries[1] + about(3, 0))
+    monkeypatch.setattr(socket, "socket", fake)
+    assert readNeighbours() == {"10.0.0.7": MAC, "10.0.0.8": MAC}
+    assert not fake.answers
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        (about(2, errno.EOPNOTSUPP, bytes(16)), errno.EOPNOTSUPP),
+        (about(3, errno.EMSGSIZE), errno.EMSGSIZE),
+        (about(2, 0)[:16].replace(b"\x14", b"\x10", 1), errno.EBADMSG),
+        (about(3, 0)[:-1], errno.EBADMSG),
+        (b"", errno.EBADMSG),
+    ],
+    ids=["refused", "ended", "no number", "cut", "empty"],
+)
+def test_neighboursRefused(monkeypatch: pytest.MonkeyPatch, answer: bytes, number: int) -> None:
+    """
+    Where the kernel refuses the request, or ends the list before its time, the table is not taken for an empty one:
+    nobody would be told why rules with a MAC match nobody.
+    """
+    entry = neighbour(bytes([10, 0, 0, 7]), bytes.fromhex("525400660010"))
+    monkeypatch.setattr(socket, "socket", NeighbourSocket(entry, answer))
+    with pytest.raises(OSError, match=os.strerror(number)) as raised:
+        readNeighbours()
+    assert raised.value.errno == number
 
 
 @pytest.mark.loopback

@@ -6,6 +6,8 @@ It is asked by netlink, for IPv4 and IPv6 at once (rtnetlink(7), C{RTM_GETNEIGH}
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping
@@ -28,6 +30,8 @@ _LARGEST = 1 << 16
 _HEADER = struct.Struct("=IHHII")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _ATTRIBUTE = struct.Struct("=HH")
+#: What a message of the kernel's about the request begins with: 0, or the number of an error, negative.
+_STATUS = struct.Struct("=i")
 
 
 def readNeighbours() -> Mapping[str, str]:
@@ -35,7 +39,7 @@ def readNeighbours() -> Mapping[str, str]:
     Read the MAC of each neighbour, by address.  This asks the kernel, and nobody else.
 
     @return: without the addresses that two machines have, each on a network of its own (C{fe80::1} on two links).
-    @raise OSError: the kernel cannot be asked.
+    @raise OSError: the kernel cannot be asked, or does not list them to the end.
     """
     found: dict[str, str] = {}
     twice: set[str] = set()
@@ -43,23 +47,23 @@ def readNeighbours() -> Mapping[str, str]:
         asked.settimeout(TIMEOUT)
         length = _HEADER.size + _NEIGHBOUR.size
         asked.send(_HEADER.pack(length, _RTM_GETNEIGH, _REQUEST | _DUMP, 1, 0) + _NEIGHBOUR.pack(0, 0, 0, 0, 0))
-        while len(found) < MOST_NEIGHBOURS:
+        isLast = False
+        while not isLast and len(found) < MOST_NEIGHBOURS:
             answer = asked.recv(_LARGEST)
+            isLast = _isLast(answer)
             for ip, mac in parseNeighbours(answer):
                 if found.setdefault(ip, mac) != mac:
                     twice.add(ip)
-            if _isLast(answer):
-                break
     return {ip: mac for ip, mac in found.items() if ip not in twice}
 
 
 def parseNeighbours(answer: bytes) -> Iterator[tuple[str, str]]:
     """Return address and MAC of each neighbour in one answer; what cannot be read is skipped."""
-    for kind, body in _messages(answer):
+    for (_, kind, *_), body in _records(answer, _HEADER):
         if kind != _RTM_NEWNEIGH or len(body) < _NEIGHBOUR.size:
             continue
         family, _, state, _, _ = _NEIGHBOUR.unpack_from(body)
-        values = dict(_attributes(body[_NEIGHBOUR.size :]))
+        values = {kind: value for (_, kind), value in _records(body[_NEIGHBOUR.size :], _ATTRIBUTE)}
         address = values.get(_ADDRESS, b"")
         if state & _USELESS or (family, len(address)) not in ((socket.AF_INET, 4), (socket.AF_INET6, 16)):
             continue
@@ -70,27 +74,34 @@ def parseNeighbours(answer: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _isLast(answer: bytes) -> bool:
-    kinds = [kind for kind, _ in _messages(answer)]
-    return not kinds or _DONE in kinds or _ERROR in kinds
+    """
+    Return whether an answer ends the list.
+
+    @raise OSError: the kernel refuses the request, or cannot go on; or the answer cannot be read.
+    """
+    isLast = isReadable = False
+    for (_, kind, *_), body in _records(answer, _HEADER):
+        isReadable = True
+        if kind in (_DONE, _ERROR):
+            number = -_STATUS.unpack_from(body)[0] if len(body) >= _STATUS.size else errno.EBADMSG
+            if number:
+                raise OSError(number, os.strerror(number))
+            isLast = True
+    if not isReadable:
+        raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG))
+    return isLast
 
 
-def _messages(answer: bytes) -> Iterator[tuple[int, bytes]]:
-    """Return type and body of each message."""
+def _records(octets: bytes, header: struct.Struct) -> Iterator[tuple[tuple[int, ...], bytes]]:
+    """
+    Return header and body of each message, or of each attribute in one, up to the first that cannot be read.
+
+    @param header: it begins with the length of both.
+    """
     at = 0
-    while at + _HEADER.size <= len(answer):
-        length, kind, _, _, _ = _HEADER.unpack_from(answer, at)
-        if not _HEADER.size <= length <= len(answer) - at:
+    while at + header.size <= len(octets):
+        values = header.unpack_from(octets, at)
+        if not header.size <= values[0] <= len(octets) - at:
             return
-        yield kind, answer[at + _HEADER.size : at + length]
-        at += (length + 3) & ~3
-
-
-def _attributes(octets: bytes) -> Iterator[tuple[int, bytes]]:
-    """Return type and value of each attribute."""
-    at = 0
-    while at + _ATTRIBUTE.size <= len(octets):
-        length, kind = _ATTRIBUTE.unpack_from(octets, at)
-        if not _ATTRIBUTE.size <= length <= len(octets) - at:
-            return
-        yield kind, octets[at + _ATTRIBUTE.size : at + length]
-        at += (length + 3) & ~3
+        yield values, octets[at + header.size : at + values[0]]
+        at += (values[0] + 3) & ~3
