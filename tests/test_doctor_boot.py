@@ -44,7 +44,9 @@ class StageMachine(FakeMachine):
     """
 
     def __init__(self, stage: ProxyStage, *, drops: tuple[int, ...] = (), others: Sequence[BootAnswer] = ()) -> None:
-        super().__init__(devices={"127.0.0.1": "lo", SERVER: "eth0"})
+        routes = "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n"
+        routes += "eth0 0000420A 00000000 0001 0 0 0 00FFFFFF 0 0 0\n"
+        super().__init__(devices={"127.0.0.1": "lo", SERVER: "eth0"}, texts={"/proc/net/route": routes})
         self.stage, self.drops, self.others = stage, drops, tuple(others)
         self.asked: list[DhcpPacket] = []
         self.clients = iter(range(10, 100))
@@ -163,6 +165,10 @@ def test_missingFile(tmp_path: Path) -> None:
         {"machines": ["52:54:00:*"]},
         {"user-class": "mine"},
         {"networks": "10.67.0.0/24"},
+        # A part of the network: a machine that has no address yet may be in the other one.
+        {"networks": "10.66.0.0/25"},
+        {"networks": SERVER},
+        {"ipxe": "true", "lacks": "tftp"},
         {"arch": "efi-arm64"},
         {"arch": "pc98", "ipxe": "false"},
     ],
@@ -170,8 +176,30 @@ def test_missingFile(tmp_path: Path) -> None:
 def test_notForAll(tmp_path: Path, rule: dict[str, Any]) -> None:
     """Silence is no fault where no rule is for all machines of a kind."""
     with ProxyStage(tmp_path, {**rule, "boot": "snponly.efi"}) as stage:
-        found = told(stage, StageMachine(stage))
-        assert [each.verdict for each in found if each.what.startswith("proxydhcp")] == ["skipped"] * len(FIRMWARE)
+        found = [each for each in told(stage, StageMachine(stage)) if each.what.startswith("proxydhcp")]
+        assert [each.verdict for each in found if "port 4011" not in each.what] == ["skipped"] * len(FIRMWARE)
+        assert OPEN in shown(found)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [{"machines": "02:*"}, {"user-class": "iPXE"}, {"ipxe": "true", "lacks": "http"}, {"networks": "10.66.0.0/16"}],
+)
+def test_asTheServerDoes(tmp_path: Path, rule: dict[str, Any]) -> None:
+    """Which rule is for what doctor asks is found out as castd does it: where none comes, an offer is missing."""
+    with ProxyStage(tmp_path, {**rule, "boot": "boot.ipxe"}) as stage:
+        found = shown(told(stage, StageMachine(stage)))
+        assert "fine: proxydhcp: castd offers iPXE the file boot.ipxe, after 4 ms" in found
+        missing = shown(told(stage, StageMachine(stage, drops=(67,))))
+        assert "problem: proxydhcp: castd's offer to iPXE, within 4 s, by rules[0]" in missing
+
+
+def test_othersAreClients(tmp_path: Path) -> None:
+    """A castd that answers machines behind relays only has nothing to say in its own network."""
+    own = {"relays": "true", "clients": "10.67.0.0/24"}
+    with ProxyStage(tmp_path, *RULES, own=own) as stage:
+        found = [each for each in told(stage, StageMachine(stage)) if each.what.startswith("proxydhcp")]
+        assert [each.verdict for each in found if "port 4011" not in each.what] == ["skipped"] * len(FIRMWARE)
 
 
 def test_onlyPort4011(tmp_path: Path) -> None:

@@ -11,14 +11,17 @@ from typing import Final, NamedTuple
 
 from castd.client.urls import UrlError, parseUrl
 from castd.doctor.findings import Finding, Subject
+from castd.doctor.kernel import onLink
 from castd.doctor.machine import BOOT_SERVER, BootAnswer, IMachine
 from castd.errors import Forbidden
-from castd.networks import Networks
 from castd.packets import dhcp, pxe
 from castd.packets.dhcp import DhcpPacket
 from castd.packets.tftp import Data, Error
-from castd.proxydhcp.options import BootRule
+from castd.proxydhcp.answers import matching
+from castd.proxydhcp.limits import MACHINE_WINDOW
 from castd.proxydhcp.options import Options as ProxyDhcpOptions
+from castd.proxydhcp.requests import BootRequest, Reach, Silence, read
+from castd.request import Local
 
 #: Seconds that servers have for an answer; some DHCP servers look first whether an address is in use.
 OFFER_SECONDS: Final = 4.0
@@ -59,16 +62,6 @@ class Firmware(NamedTuple):
         address = _ADDRESS.ljust(16, b"\0")
         return DhcpPacket(dhcp.BOOTREQUEST, 1, 6, bytes(4), address, flags=dhcp.BROADCAST, options=options)
 
-    def isMeant(self, rule: BootRule, interface: str) -> bool:
-        """Return whether a rule is for all machines of this kind in the network of an interface."""
-        return (
-            (rule.arch is None or self.arch in rule.arch)
-            and rule.ipxe in (None, self.ipxe)
-            and rule.userClass is None
-            and rule.machines is None
-            and interface in Networks(rule.networks)
-        )
-
 
 #: PCs, the first of which is asked for where nothing is known of what castd says; C{proxydhcp} is asked for all.
 FIRMWARE: Final = (Firmware("bios", pxe.BIOS), Firmware("efi-x64", 7), Firmware("iPXE", pxe.BIOS, True))
@@ -86,8 +79,8 @@ def askedFor(proxy: ProxyDhcpOptions | None) -> Sequence[Firmware]:
 
 
 def _mayAnswer(proxy: ProxyDhcpOptions) -> bool:
-    """Return whether castd may answer all questions about one machine: they are counted over four seconds."""
-    return proxy.answersPerMachine * 4 > len(FIRMWARE)
+    """Return whether castd may answer all questions about one machine."""
+    return proxy.answersPerMachine * MACHINE_WINDOW > len(FIRMWARE)
 
 
 def dhcpServers(answers: Sequence[BootAnswer], device: str) -> Iterator[Finding]:
@@ -121,27 +114,36 @@ def ownAnswers(
     for number, firmware in enumerate(FIRMWARE if proxy.port67 else ()):
         found = next((each for each in own if each.number == number), None)
         told += [found.packet] if found is not None else []
-        yield _offered(subject, proxy, firmware, found)
-    if any(_ruleFor(proxy, firmware) is not None for firmware in FIRMWARE):
-        yield _bootPort(subject, proxy, machine)
+        yield _offered(subject, proxy, firmware, found, machine)
+    yield _bootPort(subject, proxy, machine)
     for file, server in dict.fromkeys((each.file, str(each.siaddr)) for each in told if each.file):
         yield _firstBlock(file.decode("ascii", "backslashreplace"), server, proxy, machine)
 
 
-def _offered(subject: Subject, proxy: ProxyDhcpOptions, firmware: Firmware, found: BootAnswer | None) -> Finding:
-    """Judge castd's own offer to a kind of machine."""
-    rule = _ruleFor(proxy, firmware)
+def _offered(
+    subject: Subject, proxy: ProxyDhcpOptions, firmware: Firmware, found: BootAnswer | None, machine: IMachine
+) -> Finding:
+    """Judge castd's own offer to a kind of machine, or whether it has to offer anything."""
     if found is not None:
         told = f"castd offers {firmware.name} {_told(found.packet)}, after {_milliseconds(found.seconds)}"
         return Finding("fine", f"proxydhcp: {told}")
+    request = _heard(proxy, firmware, machine)
+    if isinstance(request, Silence):
+        near = "machines in the network of its own interface are not answered"
+        return Finding("skipped", f"proxydhcp: {near}, as clients: says: {firmware.name}")
+    rule = next((place for place, each in enumerate(proxy.rules) if matching(each, request) is not None), None)
     if rule is None:
         return Finding("skipped", f"proxydhcp: no rule is for each machine of kind {firmware.name}")
     return _silent(subject, f"castd's offer to {firmware.name}, within {OFFER_SECONDS:g} s", rule)
 
 
-def _ruleFor(proxy: ProxyDhcpOptions, firmware: Firmware) -> int | None:
-    """Return the place of the first rule that is for all machines of a kind in the network of a proxydhcp."""
-    return next((place for place, rule in enumerate(proxy.rules) if firmware.isMeant(rule, proxy.interface)), None)
+def _heard(proxy: ProxyDhcpOptions, firmware: Firmware, machine: IMachine) -> BootRequest | Silence:
+    """Return what castd reads in the DISCOVER that this machine sends for a kind of machine."""
+    device = machine.addresses().get(proxy.interface)
+    near = tuple(network for network, each in onLink(machine).items() if each == device)
+    local = Local(proxy.interface, dhcp.SERVER_PORT, broadcast=True, networks=near)
+    reach = Reach(IPv4Address(proxy.interface), proxy.clients, proxy.relays)
+    return read(firmware.discover(), False, (proxy.interface, dhcp.CLIENT_PORT), local, reach)
 
 
 def _server(packet: DhcpPacket) -> str:
