@@ -118,7 +118,7 @@ def test_allIsWell(tmp_path: Path) -> None:
             "not seen: eth0: another server that tells machines what to boot",
         ]
         stage.network.advance(60)
-        assert not [each for each in stage.events if each.get("event") == "pxe-unfetched"]
+        assert not stage.told("unfetched")
 
 
 def test_dhcpServerHere(tmp_path: Path) -> None:

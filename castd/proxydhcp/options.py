@@ -116,6 +116,7 @@ def bootName(name: str) -> str:
     """
     Read the name of a file that machines are told, with placeholders.
 
+    @return: the name as a request for it is read, C{a/b} for C{./a//b}: by that a machine is known to fetch it.
     @raise ValueError: it cannot be told, or can never be a name of a file.
     """
     if not name.isascii() or not name.isprintable() or " " in name:
@@ -127,9 +128,9 @@ def bootName(name: str) -> str:
         raise ValueError(f"{len(longest)} octets, and DHCP has room for {LONGEST_NAME}")
     try:
         names.parts(longest)
+        return names.text(names.parts(name))
     except Refused as refusal:
         raise ValueError(f"this is no name of a file: {refusal}") from None
-    return name
 
 
 def _text(value: str) -> str:

@@ -1302,6 +1302,22 @@ def _rrq(stage: ProxyStage, name: str, host: str = MACHINE) -> None:
     stage.network.advance(0.01)
 
 
+@pytest.mark.parametrize("boot", ["./pc//52.efi", r"pc\52.efi", "pc/52.efi/", "pc/./{{52}}.efi"])
+def test_PX62_otherwiseWritten(tmp_path: Path, boot: str) -> None:
+    """A name that is written in another way is told as requests for it are read, so that its fetch is known."""
+    name = "pc/{52}.efi" if "{" in boot else "pc/52.efi"
+    with ProxyStage(tmp_path, {**X64, "boot": boot}) as stage:
+        (stage.boot / "pc").mkdir()
+        (stage.boot / name).write_bytes(b"x")
+        stage.hear(discover())
+        (said,) = stage.request(ask())
+        assert said.file == name
+        _rrq(stage, said.file)
+        assert len(stage.told("fetching")) == 1
+        stage.network.advance(60)
+        assert stage.told("unfetched") == []
+
+
 def test_PX62_fetched(tmp_path: Path) -> None:
     """PX-62: a fetch within half a minute of the answer is told of; one that never comes is counted, with a hint."""
     with ProxyStage(tmp_path, X64) as stage:
