@@ -321,6 +321,18 @@ class Settings(BaseModel):
         return schema
 
 
+class ServiceOptions(Settings):
+    """
+    The options of a service, which answers datagrams and sends no files.  They may be any L{Settings}, if what is said
+    here does not hold.
+
+    @cvar identifiesMachines: it hears the MAC, architecture and UUID of machines, and tells them to the site
+        (C{site.machines.hear}): so profiles and access rules may name them.
+    """
+
+    identifiesMachines: ClassVar[bool] = False
+
+
 class BootPath(NamedTuple):
     """
     How a machine that boots fetches one file from a transport, as DHCP has to tell it.
@@ -401,6 +413,22 @@ class ListenOptions(Settings):
         several clients at once.  The default has none.
         """
         return ()
+
+    def groupClients(self) -> Iterable[AnyNetwork]:
+        """
+        Return the networks of the clients that group data is for, for C{castd doctor}, where these options name them:
+        group data with a C{ttl} of 1 reaches none behind a router.  The default has none.
+        """
+        return ()
+
+    def transferPorts(self) -> range | None:
+        """
+        Return the UDP ports here that transfers have, for C{castd doctor}: a firewall has to let in what comes to them.
+        L{None}: any that is free.  The default is what C{ports} says, where these options have it; where a dialect has
+        no ports of its own (C{IDialect.ownPort}), it is C{range(self.port, self.port + 1)}.
+        """
+        ports = getattr(self, "ports", None)
+        return ports if isinstance(ports, range) else None
 
     def bootPath(self, name: str, host: str) -> BootPath:
         """

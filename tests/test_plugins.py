@@ -6,6 +6,7 @@ a service file, and heard by several receivers at once.
 import random
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,6 +29,9 @@ from castd.client.urls import UrlError, parseUrl
 from castd.config import yaml
 from castd.config.config import build
 from castd.config.plugin import Collected, ContentSourceMaker, ServiceMaker, TransportMaker, collect
+from castd.config.warnings import warningsOf
+from castd.doctor.findings import Subject
+from castd.doctor.firewall import samples
 from castd.errors import ConfigError, NotFound, Refused, WireError
 from castd.group_pool import GroupPool, OpenContext
 from castd.interfaces import (
@@ -43,12 +47,13 @@ from castd.interfaces import (
     IWire,
     ServicePort,
 )
-from castd.options import ListenOptions, Settings
+from castd.options import ListenOptions, ServiceOptions, Settings
 from castd.request import Local, Peer, Request
 from castd.server.listener import Listener
 from castd.service.service import Server, compose, kinds
 from castd.testing import BytesContent, Host, Network, NoJitterRandom, ReceivedFile, memorySite, pattern
 from tests.support.disks import result
+from tests.support.doctor import FakeMachine
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "fountain"
 SERVER: Peer = ("10.0.0.1", 7777)
@@ -146,6 +151,53 @@ def test_interfaces(collected: Collected, module: Any) -> None:
     transport = collected.transports["fountain"].makeTransport("fountain", options, memorySite(Network()))
     assert isinstance(transport, Listener)
     assert verifyObject(ICastTransport, transport)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("fountain", {"file": "image"}),
+        ("slam", {"file": "image"}),
+        ("mtftp", {"files": {"image": None}}),
+        ("tftp", {}),
+        ("tftp", {"singlePort": True}),
+        ("multicast", {}),
+        ("sbroadcast", {"subnets": ("10.0.0.0/24",)}),
+    ],
+)
+def test_transferPorts(collected: Collected, module: Any, kind: str, options: dict[str, Any]) -> None:
+    """Where a dialect has no ports of its own its options say so: castd doctor looks at that port in firewalls."""
+    maker = collected.transports[kind]
+    made = maker.options.model_validate(options)
+    assert isinstance(made, ListenOptions)
+    dialect = sys.modules[type(made).__module__].Dialect(made)
+    assert made.transferPorts() == (None if dialect.ownPort else range(made.port, made.port + 1))
+
+
+def test_inFirewalls(collected: Collected) -> None:
+    """castd doctor looks for the rules that drop what comes to a plugin's ports, and for no others."""
+    text = "castd: 1\ncontent: [{directory: {path: /}}]\ntransports: {fountain: {file: image}}\n"
+    about = Subject(build(yaml.parse(text.encode(), "x.yaml"), Path("x.yaml"), kinds(collected)))
+    asked, sent = samples(about, FakeMachine())
+    assert (asked.dport, sent.sport) == (range(7777, 7778), range(7777, 7778))
+
+
+@pytest.mark.parametrize("identifies", [True, False])
+def test_identifiesMachines(collected: Collected, identifies: bool) -> None:
+    """A service that knows machines makes rules for them useful, whatever its name is."""
+
+    class Options(ServiceOptions):
+        identifiesMachines = identifies
+
+    class Maker(ServiceMaker):
+        options = Options
+
+    made = kinds(collected)
+    knowing = replace(made, transports={**made.transports, "hearer": Maker("hearer", "nowhere", "")})
+    text = "castd: 1\ncontent: [{directory: {path: /}}]\nmachines: {trusted: true}\n"
+    text += "access: [{allow: any, arch: [bios]}]\ntransports: {tftp: {}, hearer: {}}\n"
+    told = list(warningsOf(build(yaml.parse(text.encode(), "x.yaml"), Path("x.yaml"), knowing)))
+    assert any("no architecture is known" in each for each in told) is not identifies
 
 
 @pytest.mark.parametrize("loss", [0.0, 0.05, 0.2])

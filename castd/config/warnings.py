@@ -13,7 +13,7 @@ from castd.config.config import Config, byAddress, listening
 from castd.config.profiles import Surroundings, profileWarnings
 from castd.files.mapping import NameMap
 from castd.files.upload_options import UploadDirectoryOptions
-from castd.options import AnyNetwork
+from castd.options import AnyNetwork, ServiceOptions
 
 
 def warningsOf(config: Config) -> Iterator[str]:
@@ -40,7 +40,8 @@ def warningsOf(config: Config) -> Iterator[str]:
 def _surroundings(config: Config) -> Surroundings:
     """Return what makes profiles and rules for some machines useless."""
     reading = [(entry.name, options) for entry, options in listening(config) if options.profiled]
-    heard = any(entry.kind == "proxydhcp" for entry in config.transports)
+    services = [entry.options for entry in config.transports if isinstance(entry.options, ServiceOptions)]
+    heard = any(options.identifiesMachines for options in services)
     return Surroundings(reading, heard or config.machines.neighbours or bool(config.machines.leases), heard)
 
 

@@ -33,6 +33,7 @@ from castd.group_pool import OpenContext
 from castd.interfaces import IContent, IDialect, IEqualHeadersWire, ITransferHalf, IWire
 from castd.networks import Networks, networksOf
 from castd.options import (
+    AnyNetwork,
     BootPath,
     Clients,
     Duration,
@@ -162,6 +163,12 @@ class Options(ListenOptions):
 
     def destinations(self) -> Iterator[IPv4Network]:
         yield from sorted({IPv4Network(place.host) for _, place in self.files})
+
+    def transferPorts(self) -> range:
+        return range(self.port, self.port + 1)
+
+    def groupClients(self) -> Sequence[AnyNetwork]:
+        return self.clients or ()
 
     def bootPath(self, name: str, host: str) -> BootPath:
         place = dict(self.files).get(name)

@@ -24,7 +24,7 @@ from castd.interfaces import (
     IWire,
 )
 from castd.networks import Networks, networksOf
-from castd.options import BootPath, Clients, Duration, GroupNetwork, ListenOptions, Port
+from castd.options import AnyNetwork, BootPath, Clients, Duration, GroupNetwork, ListenOptions, Port
 from castd.packets import tftp
 from castd.packets.options import AgreedOptions
 from castd.request import Local, Peer, Request
@@ -68,6 +68,9 @@ class Options(ListenOptions):
 
     def beside(self, others: Sequence[tuple[str, ListenOptions]]) -> Iterator[str]:
         return _tftp.largerBlocks(self.blksize, self.caps, self.clients, others)
+
+    def groupClients(self) -> Sequence[AnyNetwork]:
+        return self.clients or ()
 
     def bootPath(self, name: str, host: str) -> BootPath:
         port = "" if self.port == 69 else f":{self.port}"

@@ -84,6 +84,9 @@ class Options(ListenOptions):
     def destinations(self) -> Iterator[IPv4Network]:
         yield IPv4Network(self.group.host)
 
+    def transferPorts(self) -> range:
+        return range(self.port, self.port + 1)
+
     def bootPath(self, name: str, host: str) -> BootPath:
         if name != self.file.strip("/"):
             raise ValueError(f"its one file is {self.file}")

@@ -97,6 +97,9 @@ class Options(ListenOptions):
         (), description="smaller blocks or windows for some clients; of several caps the least counts"
     )
 
+    def transferPorts(self) -> range | None:
+        return range(self.port, self.port + 1) if self.singlePort else self.ports
+
     def bootPath(self, name: str, host: str) -> BootPath:
         # Firmware has no field for a port: it asks at 69.
         plain = self.port == 69

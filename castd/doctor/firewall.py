@@ -39,8 +39,6 @@ _EFFECTS: Final = ("counter", "log", "comment", "notrack", "mangle", "meter")
 _SAVED_EFFECTS: Final = ("-m", "--comment", "--reject-with", "--log-prefix", "--log-level", "--set-mark")
 #: Targets of iptables after which the walk goes on.
 _SAVED_TARGETS: Final = ("LOG", "NFLOG", "MARK", "CONNMARK", "CT", "TRACE", "TCPMSS")
-#: Kinds of transports that send everything from the port that requests come to.
-_FROM_REQUEST_PORT: Final = ("mtftp", "slam")
 #: Chains that jump to each other deeper than the kernel allows.
 _DEEPEST: Final = 16
 
@@ -133,9 +131,7 @@ def samples(subject: Subject, machine: IMachine) -> Iterator[SampleDatagram]:
     for entry, options in listening(subject.config):
         family = 6 if ":" in options.interface else 4
         asked = range(options.port, options.port + 1)
-        ports = getattr(options, "ports", None)
-        isSingle = getattr(options, "singlePort", False) or entry.kind in _FROM_REQUEST_PORT
-        own = asked if isSingle else ports if isinstance(ports, range) else range(first, last + 1)
+        own = options.transferPorts() or range(first, last + 1)
         told = f"requests to UDP port {options.port}"
         yield SampleDatagram(told, _IN, "udp", family, "new", others, asked, devices)
         if own != asked:

@@ -182,11 +182,10 @@ def _routeFinding(name: str, options: ListenOptions, network: IPv4Network, machi
 
 def _ttlFindings(entry: Entry, options: ListenOptions, machine: IMachine) -> Iterator[Finding]:
     """Find networks of clients that group data with TTL 1 does not reach."""
-    clients = getattr(options, "clients", None)
-    if not isinstance(clients, tuple) or options.ttl > 1 or not any(options.destinations()):
+    if options.ttl > 1 or not any(options.destinations()):
         return
     near = list(onLink(machine))
-    for network in clients:
+    for network in options.groupClients():
         if isinstance(network, IPv4Network) and network.prefixlen and not any(map(network.overlaps, near)):
             what = f"{entry.name}: clients in {network} are behind a router, and ttl: 1 ends there"
             yield Finding("problem", what, "a larger ttl, and multicast routing (PIM) on the routers")

@@ -5,14 +5,14 @@ Define the options of a transport of kind proxydhcp: the rules by which machines
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, TypeAlias, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 
 from castd.errors import Refused
 from castd.files import names
 from castd.machines.words import LONGEST_VALUES, fill, parse
-from castd.options import Address, Clients, Duration, Frequency, GroupAddress, Settings, clients
+from castd.options import Address, Clients, Duration, Frequency, GroupAddress, ServiceOptions, Settings, clients
 from castd.packets.dhcp import FILE
 from castd.packets.pxe import ARCHITECTURES, HTTP_BOOT, IPXE_FEATURES, LARGEST_OPTION
 
@@ -242,8 +242,10 @@ def _oneAddress(value: str) -> str:
     return value
 
 
-class Options(Settings):
+class Options(ServiceOptions):
     """The options of a transport of kind proxydhcp."""
+
+    identifiesMachines: ClassVar[bool] = True
 
     interface: Annotated[Address, AfterValidator(_oneAddress)] = Field(
         description="IPv4 address of this machine; only what comes in by its interface is heard"

@@ -104,6 +104,9 @@ class Options(ListenOptions):
         default=0.1, ge=0, le=4, description="numbers sent in vain, perhaps, for each one asked for"
     )
 
+    def transferPorts(self) -> range:
+        return range(self.port, self.port + 1)
+
 
 class Spring(Sweep):
     """A sweep in which a receiver may leave early: once it has enough numbers it needs no others that it asked for."""
