@@ -142,6 +142,20 @@ def _plain(**fields: Any) -> DhcpPacket:
     return DhcpPacket(1, 1, 6, b"\0" * 4, bytes(16), **fields)
 
 
+@pytest.mark.parametrize("features", [None, (), ("tftp",), tuple(pxe.IPXE_FEATURES)])
+def test_discover(features: tuple[str, ...] | None) -> None:
+    """What a machine asks with is read as what was put into it."""
+    uuid = bytes(range(17))
+    made = dhcp.discover(b"\x02castd", 7, b"\1\2\3\4", relay=IPv4Address("10.0.0.1"), features=features, uuid=uuid)
+    packet = dhcp.parse(dhcp.build(made))
+    assert packet == made
+    assert (packet.messageType, packet.hardwareAddress, packet.xid) == (1, "02:63:61:73:74:64", b"\1\2\3\4")
+    assert (packet.giaddr, packet.flags, packet.option(97)) == (IPv4Address("10.0.0.1"), 0x8000, uuid)
+    assert pxe.architectures(packet.option(93), b"") == pxe.architectures(b"", packet.option(60)) == (7,)
+    assert pxe.isIpxe(packet.options) is (features is not None)
+    assert pxe.ipxeFeatures(packet.option(175)) == {pxe.IPXE_FEATURES[each] for each in features or ()}
+
+
 def test_withoutCookie() -> None:
     """A packet of BOOTP, which has no cookie of DHCP, is none of DHCP."""
     octets = dhcp.build(_plain())

@@ -18,23 +18,22 @@ from castd.config.plugin import collect
 from castd.errors import ConfigError
 from castd.net.ports import Ports
 from castd.packets import dhcp, pxe
-from castd.packets.dhcp import DhcpPacket
 from castd.proxydhcp.answers import Answer
 from castd.proxydhcp.options import NUMBERS, Options, architectureNumbers, machinePatterns
-from castd.proxydhcp.requests import Silence
+from castd.proxydhcp.requests import ACCESS, CLASS, FOREIGN, LIMIT, MISSING, NETWORK, RULE, Silence
 from castd.proxydhcp.service import ProxyDhcp
 from castd.request import Local, hostPort
 from castd.server.random import BufferedSystemRandom
 from castd.service.service import Server, compose, read
 
 _REASONS = {
-    "class": "it is no PXE client",
-    "network": "it is in none of the networks that are answered",
-    "access": "the access rules do not give it the file",
-    "rule": "no rule matches",
-    "missing": "the file is not there",
-    "limit": "the answer is longer than it takes",
-    "foreign": "it asks another server",
+    CLASS: "it is no PXE client",
+    NETWORK: "it is in none of the networks that are answered",
+    ACCESS: "the access rules do not give it the file",
+    RULE: "no rule matches",
+    MISSING: "the file is not there",
+    LIMIT: "the answer is longer than it takes",
+    FOREIGN: "it asks another server",
 }
 
 
@@ -53,10 +52,10 @@ def _architecture(context: click.Context, parameter: click.Parameter, value: str
         raise click.BadParameter(f"{error}; known are {', '.join(NUMBERS)}") from None
 
 
-def _uuid(context: click.Context, parameter: click.Parameter, value: str | None) -> bytes | None:
-    """Return option 97 for a UUID, whose first three fields have their low octet first there."""
+def _uuid(context: click.Context, parameter: click.Parameter, value: str | None) -> bytes:
+    """Return option 97 for a UUID, whose first three fields have their low octet first there; empty: there is none."""
     if value is None:
-        return None
+        return b""
     try:
         fields = [bytes.fromhex(field) for field in value.split("-")]
     except ValueError:
@@ -91,7 +90,7 @@ def pxeCommand(
     arch: int,
     ipxe: bool,
     user_class: str | None,
-    uuid: bytes | None,
+    uuid: bytes,
     relay: str | None,
     xid: bytes,
 ) -> None:
@@ -105,7 +104,8 @@ def pxeCommand(
         giaddr = IPv4Address(relay or 0)
     except ValueError:
         raise click.UsageError("--relay: write it as 10.0.0.1") from None
-    request = discover(mac, arch, xid, uuid, giaddr, _userClass(ipxe, user_class), ipxe)
+    said, features = _userClass(ipxe, user_class), pxe.IPXE_FEATURES if ipxe else None
+    request = dhcp.discover(mac, arch, xid, relay=giaddr, userClass=said, features=features, uuid=uuid)
     found = _ask(file, dhcp.build(request), giaddr)
     for name, answer in found:
         if len(found) > 1:
@@ -115,28 +115,7 @@ def pxeCommand(
 
 
 def _userClass(ipxe: bool, userClass: str | None) -> bytes:
-    return userClass.encode() if userClass is not None else b"iPXE" if ipxe else b""
-
-
-def discover(
-    mac: bytes, architecture: int, xid: bytes, uuid: bytes | None, relay: IPv4Address, userClass: bytes, ipxe: bool
-) -> DhcpPacket:
-    """Return the DHCPDISCOVER of a machine, as UEFI or, for iPXE, as that sends it."""
-    options = {
-        dhcp.MESSAGE_TYPE: bytes([dhcp.DISCOVER]),
-        dhcp.LARGEST_MESSAGE: dhcp.LARGEST.to_bytes(2, "big"),
-        dhcp.ARCHITECTURE: architecture.to_bytes(2, "big"),
-        dhcp.VENDOR_CLASS: pxe.PXE_CLIENT + b":Arch:%05d:UNDI:003000" % architecture,
-    }
-    if userClass:
-        options[dhcp.USER_CLASS] = userClass
-    if ipxe:
-        features = [(code, b"\1") for code in pxe.IPXE_FEATURES.values()]
-        options[dhcp.IPXE] = pxe.buildSuboptions(features).removesuffix(b"\xff")
-    if uuid is not None:
-        options[dhcp.MACHINE_ID] = uuid
-    flags = dhcp.BROADCAST
-    return DhcpPacket(dhcp.BOOTREQUEST, 1, 6, xid, mac.ljust(16, b"\0"), flags=flags, giaddr=relay, options=options)
+    return userClass.encode() if userClass is not None else pxe.IPXE_CLASS if ipxe else b""
 
 
 def _ask(file: Path, datagram: bytes, relay: IPv4Address) -> list[tuple[str, Answer | Silence]]:

@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from castd.client.urls import UrlError, parseUrl
 from castd.doctor.findings import Finding, Subject
 from castd.doctor.kernel import onLink
-from castd.doctor.machine import BOOT_SERVER, BootAnswer, IMachine
+from castd.doctor.machine import BootAnswer, IMachine
 from castd.errors import Forbidden
 from castd.packets import dhcp, pxe
 from castd.packets.dhcp import DhcpPacket
@@ -51,16 +51,8 @@ class Firmware(NamedTuple):
 
     def discover(self) -> DhcpPacket:
         """Return its DISCOVER; who sends it sets the C{xid}."""
-        options = {
-            dhcp.MESSAGE_TYPE: bytes([dhcp.DISCOVER]),
-            dhcp.ARCHITECTURE: self.arch.to_bytes(2, "big"),
-            dhcp.VENDOR_CLASS: pxe.PXE_CLIENT + b":Arch:%05d:UNDI:003000" % self.arch,
-        }
-        if self.ipxe:
-            options[dhcp.USER_CLASS] = b"iPXE"
-            options[dhcp.IPXE] = bytes([pxe.IPXE_FEATURES["tftp"], 1, 1])
-        address = _ADDRESS.ljust(16, b"\0")
-        return DhcpPacket(dhcp.BOOTREQUEST, 1, 6, bytes(4), address, flags=dhcp.BROADCAST, options=options)
+        userClass, features = (pxe.IPXE_CLASS, ("tftp",)) if self.ipxe else (b"", None)
+        return dhcp.discover(_ADDRESS, self.arch, userClass=userClass, features=features)
 
 
 #: PCs, the first of which is asked for where nothing is known of what castd says; C{proxydhcp} is asked for all.
@@ -159,7 +151,7 @@ def _told(packet: DhcpPacket) -> str:
     # Without option 43 UEFI asks there, and takes nothing from the offer.
     asks = packet.messageType == dhcp.OFFER and not packet.option(dhcp.VENDOR_OPTION)
     file = packet.file.decode("ascii", "backslashreplace")
-    return f"the file {file}" + (f", by port {BOOT_SERVER}" if asks else "")
+    return f"the file {file}" + (f", by port {dhcp.BOOT_PORT}" if asks else "")
 
 
 def _milliseconds(seconds: float) -> str:
@@ -179,8 +171,8 @@ def _bootPort(subject: Subject, proxy: ProxyDhcpOptions, machine: IMachine) -> F
     Find out whether somebody listens at port 4011, where UEFI asks.  What castd says there is not seen: it never
     answers its own address, as no two servers of one machine may be made to answer each other.
     """
-    port = f"proxydhcp: port {BOOT_SERVER}"
-    if machine.isOpen(proxy.interface, BOOT_SERVER, _CLOSED_SECONDS):
+    port = f"proxydhcp: port {dhcp.BOOT_PORT}"
+    if machine.isOpen(proxy.interface, dhcp.BOOT_PORT, _CLOSED_SECONDS):
         return Finding("fine", f"{port} is open; what machines are told there is not asked from castd's own address")
     if subject.pid is None:
         return Finding("not seen", f"{port} is closed", NOT_HEARD)

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from castd.config.config import listening
 from castd.doctor.findings import Finding, Subject
-from castd.doctor.machine import BOOT_SERVER, IMachine
+from castd.doctor.machine import IMachine
 from castd.doctor.network import usedDevices
 from castd.packets import dhcp
 from castd.proxydhcp.options import Options as ProxyDhcpOptions
@@ -144,7 +144,7 @@ def samples(subject: Subject, machine: IMachine) -> Iterator[SampleDatagram]:
 
 
 def _dhcpSamples(options: ProxyDhcpOptions, devices: frozenset[str]) -> Iterator[SampleDatagram]:
-    for port in (dhcp.SERVER_PORT, BOOT_SERVER) if options.port67 else (BOOT_SERVER,):
+    for port in (dhcp.SERVER_PORT, dhcp.BOOT_PORT) if options.port67 else (dhcp.BOOT_PORT,):
         told, asked = f"requests to UDP port {port}", range(port, port + 1)
         yield SampleDatagram(told, _IN, "udp", 4, "new", range(dhcp.CLIENT_PORT, 65536), asked, devices)
     # The one group that castd itself is a member of; to the others it only sends.

@@ -17,10 +17,10 @@ from typing import NamedTuple
 from castd.errors import ConfigError
 from castd.migrate import common
 from castd.migrate.draft import ANY, Draft, OldMachine, Options, Place, Value
-from castd.migrate.tags import UEFI_64, BootConditions, Tags
+from castd.migrate.tags import BootConditions, Tags
 from castd.migrate.words import CommandWord, filesToRead, ofCommand, started
 from castd.packets.tftp import BLOCK_HEADERS
-from castd.proxydhcp.options import BootRule, bootName
+from castd.proxydhcp.options import UEFI_64, BootRule, bootName
 
 DEFAULT_FILE, DEBIAN_FOLDER = "/etc/dnsmasq.conf", "/etc/dnsmasq.d"
 PROGRAMS = ("dnsmasq",)

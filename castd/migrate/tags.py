@@ -13,11 +13,9 @@ from dataclasses import dataclass, replace
 
 from castd.migrate.draft import Options, Value
 from castd.packets.pxe import ARCHITECTURES, HTTP_BOOT
-from castd.proxydhcp.options import architectureNumbers, machinePatterns
+from castd.proxydhcp.options import UEFI_64, architectureNumbers, architectureWords, machinePatterns
 
 _ALL = frozenset(ARCHITECTURES) - frozenset(HTTP_BOOT)
-#: The two numbers of UEFI with 64 bits: what names one of them only is meant for both, as C{efi-x64} stands for both.
-UEFI_64 = frozenset((7, 9))
 #: Alternatives of all tags of a rule together.
 MOST = 64
 
@@ -41,7 +39,10 @@ class BootConditions:
         return replace(self, arch=frozenset(architectureNumbers(word)))
 
     def widened(self) -> BootConditions:
-        """Return the same for both numbers of UEFI with 64 bits, if it is for one of them."""
+        """
+        Return the same for both numbers of UEFI with 64 bits, if it is for one of them: what names one only is meant
+        for both, as C{efi-x64} stands for both.
+        """
         return replace(self, arch=self.arch | UEFI_64) if self.arch is not None and self.arch & UEFI_64 else self
 
     def joined(self, other: BootConditions) -> BootConditions | None:
@@ -92,7 +93,8 @@ class BootConditions:
         """Return the keys of a rule."""
         found: Options = {}
         if self.arch is not None:
-            found["arch"] = _words(self.arch)
+            words = architectureWords(sorted(self.arch))
+            found["arch"] = words[0] if len(words) == 1 else list[Value](words)
         if self.ipxe is not None:
             found["ipxe"] = self.ipxe
         if self.userClass is not None:
@@ -100,18 +102,6 @@ class BootConditions:
         if self.machines is not None:
             found["machines"] = list[Value](self.machines)
         return found
-
-
-def _words(numbers: frozenset[int]) -> Value:
-    """Write architectures as words where these stand for nothing else; C{efi-x64} stands for 7 and 9."""
-    both = numbers >= UEFI_64
-    words: list[Value] = []
-    for number in sorted(numbers):
-        if number == 9 and both:
-            continue
-        alone = number in UEFI_64 and not both
-        words.append(str(number) if alone else ARCHITECTURES.get(number, str(number)))
-    return words[0] if len(words) == 1 else words
 
 
 class Tags:

@@ -7,12 +7,12 @@ What PXE puts into the options is in L{castd.packets.pxe}.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 from castd.errors import WireError
-from castd.packets.pxe import buildSuboptions, mtftpSuboptions
+from castd.packets import pxe
 
 #: Ports of servers and relays, of clients, and of PXE boot servers.
 SERVER_PORT, CLIENT_PORT, BOOT_PORT = 67, 68, 4011
@@ -30,6 +30,7 @@ MESSAGE_TYPE = 53
 SERVER_ID = 54
 LARGEST_MESSAGE = 57
 VENDOR_CLASS = 60
+BOOT_FILE = 67
 USER_CLASS = 77
 RELAY_INFORMATION = 82
 ARCHITECTURE = 93
@@ -205,6 +206,41 @@ def selectedLink(packet: DhcpPacket) -> IPv4Address | None:
     return None
 
 
+def discover(
+    address: bytes,
+    architecture: int,
+    xid: bytes = bytes(4),
+    *,
+    relay: IPv4Address = _NOWHERE,
+    userClass: bytes = b"",
+    features: Iterable[str] | None = None,
+    uuid: bytes = b"",
+) -> DhcpPacket:
+    """
+    Return the DHCPDISCOVER of a machine that boots, as UEFI or iPXE sends it.
+
+    @param address: its Ethernet address.
+    @param features: of iPXE, words of L{IPXE_FEATURES<castd.packets.pxe.IPXE_FEATURES>}; L{None}: it is no iPXE.
+    @param uuid: option 97; empty: it has none.
+    """
+    options = {
+        MESSAGE_TYPE: bytes([DISCOVER]),
+        LARGEST_MESSAGE: LARGEST.to_bytes(2, "big"),
+        ARCHITECTURE: architecture.to_bytes(2, "big"),
+        VENDOR_CLASS: pxe.PXE_CLIENT + b":Arch:%05d:UNDI:003000" % architecture,
+    }
+    if userClass:
+        options[USER_CLASS] = userClass
+    if features is not None:
+        listed = pxe.buildSuboptions([(pxe.IPXE_FEATURES[each], b"\1") for each in features])
+        # iPXE ends this list by its length alone.
+        options[IPXE] = listed.removesuffix(b"\xff")
+    if uuid:
+        options[MACHINE_ID] = uuid
+    chaddr = address.ljust(16, b"\0")
+    return DhcpPacket(BOOTREQUEST, 1, 6, xid, chaddr, flags=BROADCAST, giaddr=relay, options=options)
+
+
 def largestReply(packet: DhcpPacket) -> int:
     """Return octets of the longest reply that a client takes: what its option 57 says, but 548 to 1472."""
     value = packet.option(LARGEST_MESSAGE)
@@ -216,7 +252,7 @@ def option43(group: tuple[str, int], server: int, listen: int, silence: int) -> 
     """
     Build option 43 for MTFTP, its code and length included.
 
-    @param group, server, listen, silence: as L{mtftpSuboptions<castd.packets.pxe.mtftpSuboptions>}.
+    @param group, server, listen, silence: as L{pxe.mtftpSuboptions<castd.packets.pxe.mtftpSuboptions>}.
     """
-    suboptions = buildSuboptions(mtftpSuboptions(group, server, listen, silence))
+    suboptions = pxe.buildSuboptions(pxe.mtftpSuboptions(group, server, listen, silence))
     return bytes([VENDOR_OPTION, len(suboptions)]) + suboptions

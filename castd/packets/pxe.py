@@ -116,7 +116,7 @@ IPXE_FEATURES: Mapping[str, int] = {
     "sdi": 40,
     "nfs": 41,
 }
-_IPXE_CLASS = b"iPXE"
+IPXE_CLASS = b"iPXE"
 
 
 def architectureName(number: int) -> str:
@@ -266,7 +266,7 @@ def userClasses(option77: bytes) -> tuple[bytes, ...]:
 
 def isIpxe(options: Mapping[int, bytes]) -> bool:
     """Return whether a request is iPXE's: its user class says so, or it has iPXE's own option 175 (as has gPXE)."""
-    return 175 in options or _IPXE_CLASS in userClasses(options.get(77, b""))
+    return 175 in options or IPXE_CLASS in userClasses(options.get(77, b""))
 
 
 def ipxeFeatures(option175: bytes) -> frozenset[int]:

@@ -5,12 +5,14 @@ Define the options of a transport of kind proxydhcp: the rules by which machines
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
 
 from castd.errors import Refused
 from castd.files import names
+from castd.machines.known import validUuid
 from castd.machines.words import LONGEST_VALUES, fill, parse
 from castd.options import Address, Clients, Duration, Frequency, GroupAddress, ServiceOptions, Settings, clients
 from castd.packets.dhcp import FILE
@@ -26,8 +28,13 @@ PLACEHOLDERS = {
     "ip": "255.255.255.255",
 }
 
-#: The numbers that a word stands for.  Firmware for x64 says 7 or 9, whatever the RFC has.
-NUMBERS = {word: (number,) for number, word in ARCHITECTURES.items() if number not in HTTP_BOOT} | {"efi-x64": (7, 9)}
+#: The word for firmware for x64, and its numbers: it says 7 or 9, whatever the RFC has.
+_X64, UEFI_64 = "efi-x64", frozenset((7, 9))
+#: The numbers that a word stands for.
+NUMBERS: dict[str, tuple[int, ...]] = {
+    word: (number,) for number, word in ARCHITECTURES.items() if number not in HTTP_BOOT
+}
+NUMBERS[_X64] = tuple(sorted(UEFI_64))
 
 DIRECT, ASK, RASPBERRY_PI, MENU = "direct", "ask", "raspberry-pi", "menu"
 _Item = TypeVar("_Item")
@@ -69,19 +76,24 @@ def architectureNumbers(value: object) -> tuple[int, ...]:
     return tuple(found)
 
 
+def architectureWords(numbers: Sequence[int]) -> tuple[str, ...]:
+    """Write architectures as L{architectureNumbers} reads them: by words, where these stand for nothing else."""
+    both = set(numbers) >= UEFI_64
+    return tuple(dict.fromkeys(_architectureWord(number, both) for number in numbers))
+
+
+def _architectureWord(number: int, both: bool) -> str:
+    word = ARCHITECTURES.get(number, "")
+    if number in UEFI_64:
+        return _X64 if both else str(number)
+    return word if word in NUMBERS else str(number)
+
+
 def _showArchitectures(numbers: tuple[int, ...]) -> str | list[str]:
-    """Write architectures as L{architectureNumbers} reads them."""
-    words = []
-    for number in numbers:
-        if number == 9 and 7 in numbers:
-            continue
-        exact = NUMBERS.get(ARCHITECTURES.get(number, ""))
-        words.append(ARCHITECTURES[number] if exact and set(exact) <= set(numbers) else str(number))
-    return words[0] if len(words) == 1 else words
+    return _short(architectureWords(numbers))
 
 
 _MAC = re.compile(r"(?:[0-9a-f]{2}:){0,5}\*|(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", re.ASCII)
-_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
 
 
 def machinePatterns(value: object) -> tuple[str, ...]:
@@ -93,7 +105,7 @@ def machinePatterns(value: object) -> tuple[str, ...]:
     found = []
     for each in _items(value):
         text = str(each).lower()
-        if _UUID.fullmatch(text) is None:
+        if validUuid(text) is None:
             text = text.replace("-", ":")
             if _MAC.fullmatch(text) is None:
                 raise ValueError(f"{each} is no machine: write 52:54:00:66:00:10, 52:54:00:* or a UUID")

@@ -35,7 +35,7 @@ _EVERYBODY = IPv4Address("255.255.255.255")
 _NOBODY = IPv4Address(0)
 _ALL_ONES = "ffffffff-ffff-ffff-ffff-ffffffffffff"
 #: Source ports of 4011 that are servers', so that no two servers can be made to answer each other.
-_SERVERS = (0, 67, 69)
+_SERVERS = (0, dhcp.SERVER_PORT, 69)
 
 
 class Silence(NamedTuple):

@@ -11,7 +11,6 @@ from castd.packets import dhcp, pxe
 from castd.packets.dhcp import DhcpPacket
 
 _NOWHERE = IPv4Address(0)
-_FILE_NAME = 67
 _NO_PROXY = 176
 #: Servers that are told apart at once.
 MOST_RIVALS = 256
@@ -48,7 +47,7 @@ def rival(packet: DhcpPacket, source: str, own: IPv4Address, port67: bool = True
     # A DHCP server of this machine has the same address, and gives another one away.
     if packet.yiaddr == _NOWHERE and str(own) in (host, source):
         return None
-    file = (packet.file or packet.option(_FILE_NAME).rstrip(b"\0")).decode("ascii", "backslashreplace")
+    file = (packet.file or packet.option(dhcp.BOOT_FILE).rstrip(b"\0")).decode("ascii", "backslashreplace")
     isPxe = packet.option(dhcp.VENDOR_CLASS).startswith(pxe.PXE_CLIENT)
     if packet.yiaddr == _NOWHERE:
         return Rival(host, True, f"with file {file}" if file else "") if isPxe else None

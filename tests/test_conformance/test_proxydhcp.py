@@ -29,6 +29,7 @@ from twisted.logger import LogLevel
 from zope.interface.verify import verifyObject
 
 from castd.cli.main import main
+from castd.cli.pxe import _REASONS
 from castd.errors import ConfigError, NotFound, WireError
 from castd.interfaces import IPortService, ITransportMaker
 from castd.net.ports import Ports
@@ -40,7 +41,14 @@ from castd.proxydhcp import service as proxyservice
 from castd.proxydhcp.answers import RuleInForce, answer, candidates, itemType
 from castd.proxydhcp.checks import Checker
 from castd.proxydhcp.limits import MOST_MACHINES, MOST_REFUSALS
-from castd.proxydhcp.options import LONGEST_NAME, BootRule, Menu, Options
+from castd.proxydhcp.options import (
+    LONGEST_NAME,
+    BootRule,
+    Menu,
+    Options,
+    architectureNumbers,
+    architectureWords,
+)
 from castd.proxydhcp.requests import REASONS, BootRequest, Machine, Reach, Silence, read
 from castd.proxydhcp.service import MOST_TOLD, KnownFiles
 from castd.request import Local
@@ -1600,6 +1608,19 @@ def test_checkerIsPure() -> None:
     options = Options.model_validate({"interface": SERVER, "rules": [{"boot": "x"}]})
     checker = Checker(options, File(), None)  # type: ignore[arg-type]
     assert (len(checker.missing), len(checker.faults)) == (1, 1)
+
+
+@given(st.lists(st.sampled_from([*range(45), 4242]).filter(lambda number: number not in pxe.HTTP_BOOT), unique=True))
+def test_architectureWords(numbers: list[int]) -> None:
+    """Architectures are written as they are read, by whoever writes them: efi-x64 stands for 7 and 9 together."""
+    words = architectureWords(numbers)
+    assert not numbers or sorted(architectureNumbers(list(words))) == sorted(numbers)
+    assert ("efi-x64" in words) is ({7, 9} <= set(numbers))
+
+
+def test_silenceInWords() -> None:
+    """castd pxe has a sentence for each reason of silence."""
+    assert tuple(_REASONS) == REASONS
 
 
 def test_machine() -> None:
