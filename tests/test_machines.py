@@ -141,6 +141,16 @@ def test_heard() -> None:
     assert table.machineOf(PEER, None, 1.0 + ADDRESS_LASTS, 100.0).mac is None
 
 
+def test_severalLeaseFiles() -> None:
+    """An address that stands in several files is looked for in the first, in whatever order they were read."""
+    table = MachineTable()
+    for number, mac in ((2, OTHER), (0, MAC), (1, OTHER), (10, OTHER)):
+        table.setLeases(number, parseLeases(f"100 {mac} 10.0.0.7 pc 01:{mac}\n", "dnsmasq"))
+    assert table.machineOf(PEER, None, 2.0, 99.0).mac == MAC
+    table.setLeases(0, {})
+    assert table.machineOf(PEER, None, 2.0, 99.0).mac == OTHER
+
+
 def test_addressMoves() -> None:
     """An address belongs to the machine that has had it last; the former owner does not keep it."""
     table = MachineTable()

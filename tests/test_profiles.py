@@ -13,7 +13,7 @@ from castd.machines.known import KnownMachine
 from castd.observe.metrics import GAUGES, Readings
 from castd.packets import tftp
 from castd.profiles.options import OptionShape, ProfileOptions
-from castd.profiles.stock import STOCK
+from castd.profiles.stock import BY_NAME, STOCK
 from castd.profiles.table import MOST_COUNTED, OTHER, Profile, ProfileHits, fitOptions
 from castd.service.explain import DryRequest
 from castd.testing import Network, RecordingClient
@@ -128,6 +128,17 @@ def test_switchedOffOneByOneAndAsAWhole(made: Any, name: str) -> None:
     hall.ask(SEEN[name][0])
     assert hall.hits() == {}
     assert hall.case.server.site.profiles is None
+
+
+@pytest.mark.parametrize("octet", [*range(1, 32), 0x7F, 0xFF])
+def test_eachJunk(octet: int) -> None:
+    """Each octet that the profile looks for is one that it cuts off, in whatever folder the name is."""
+    profile = Profile(BY_NAME["name-junk"].options)
+    junk = bytes([octet]).decode("utf-8", "surrogateescape")
+    for name in ("a", "b/a"):
+        assert profile.fitsName(name + junk)
+        assert profile.mend(name + junk) == name
+        assert not profile.fitsName(name)
 
 
 def test_junkIsRefusedWithoutTheProfile(made: Any) -> None:

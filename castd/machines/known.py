@@ -83,9 +83,12 @@ class KnownMachine:
         self, mac: tuple[str, ...] | None, arch: tuple[str, ...] | None, uuid: tuple[str, ...] | None = None
     ) -> bool:
         """
-        Return whether each of these says what is known of it; what is not known is said by none.
+        Return whether its MAC, architecture and UUID are among those that are given.  One that is not known is among
+        none.
 
-        @param mac: beginnings of MACs; L{None}: any.
+        @param mac: beginnings of MACs, in small letters with colons; L{None}: its MAC does not matter.
+        @param arch: words for architectures; L{None}: likewise.
+        @param uuid: UUIDs, in small letters; L{None}: likewise.
         """
         return (
             (mac is None or (self.mac is not None and self.mac.startswith(mac)))

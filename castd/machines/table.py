@@ -39,7 +39,6 @@ class MachineTable:
 
     An address belongs to the MAC that the kernel has for it; else to that of a DHCP lease; else to the machine that has
     said by DHCP that it has the address.
-
     """
 
     def __init__(self, most: int = MOST_MACHINES) -> None:
@@ -48,6 +47,7 @@ class MachineTable:
         self._heard: OrderedDict[str, HeardMachine] = OrderedDict()
         self._addresses: OrderedDict[str, str] = OrderedDict()
         self._neighbours: Mapping[str, str] = {}
+        #: By the number of the file, the first one first.
         self._leases: dict[int, Mapping[str, Lease]] = {}
 
     def without(self) -> MachineTable:
@@ -62,7 +62,7 @@ class MachineTable:
 
     def setLeases(self, number: int, leases: Mapping[str, Lease]) -> None:
         """Use the leases of one file, by their addresses; an address in several is looked for in the first."""
-        self._leases[number] = leases
+        self._leases = dict(sorted({**self._leases, number: leases}.items()))
 
     def __len__(self) -> int:
         return len(self._heard)
@@ -116,7 +116,7 @@ class MachineTable:
     def _macOf(self, ip: str, now: float, at: float) -> str | None:
         if ip in self._neighbours:
             return self._neighbours[ip]
-        for _, leases in sorted(self._leases.items()):
+        for leases in self._leases.values():
             lease = leases.get(ip)
             if lease is not None and (lease.until is None or at < lease.until):
                 return lease.mac

@@ -15,6 +15,11 @@ from castd.files.names import Patterns
 from castd.machines.options import Architecture, MacBeginning
 from castd.options import Clients, Duration, PortRange, Settings
 
+#: What firmware takes for a part of a name, and no name has: control octets, but for the zero behind a name, and the
+#: end of DHCP's options, octet 0xff as it is read from UTF-8 with surrogate escapes.
+CONTROL = "".join(map(chr, range(1, 32))) + "\x7f"
+DHCP_END = "\udcff"
+
 #: The most profiles of a service file: each has a label in the metrics.
 MOST_PROFILES = 200
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from castd.profiles.options import ProfileOptions
+from castd.profiles.options import CONTROL, DHCP_END, ProfileOptions
 
 
 class StockProfile(NamedTuple):
@@ -44,13 +44,17 @@ def _asking(*options: str) -> Mapping[str, object]:
     return {"options": options, "mode": "octet", "for": "read"}
 
 
-#: Octets that no name has, as the inside of a set of a pattern.
-_JUNK = "\x01-\x1f\x7f\udcff"
+#: The inside of a set of a pattern.
+_JUNK = CONTROL + DHCP_END
 
 #: In the order in which they are applied.
 STOCK: tuple[StockProfile, ...] = (
     StockProfile(
-        _profile("name-junk", {"names": (f"*[{_JUNK}]*", f"**/*[{_JUNK}]*/**"), "for": "read"}, junk=True),
+        _profile(
+            "name-junk",
+            {"names": (f"*[{_JUNK}]*", f"**/*[{_JUNK}]*/**"), "for": "read"},
+            junk=True,
+        ),
         "PXE ROMs and firmware that take what lies behind the boot file's name in DHCP for a part of it",
         "the name has octet 0xff, the end of DHCP's options and in no UTF-8, or ends with control octets: cut there",
         "early Intel PXE ROMs (NetBSD's list tech-userlevel, 2 March 2003, subject tftpd); Kontron VX3040, Jetway "

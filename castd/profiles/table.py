@@ -17,7 +17,7 @@ from castd.machines.known import KnownMachine
 from castd.networks import Networks
 from castd.packets.options import KNOWN, number
 from castd.packets.tftp import Options
-from castd.profiles.options import MatchOptions, OptionShape, ProfileOptions, ProfilesOptions
+from castd.profiles.options import CONTROL, DHCP_END, MatchOptions, OptionShape, ProfileOptions, ProfilesOptions
 from castd.profiles.stock import BY_NAME, chosen
 from castd.request import Peer, Quirks, Request
 
@@ -106,9 +106,6 @@ class Profile:
     @ivar mends: it may change the name of the file.
     """
 
-    #: Octets that may be removed from the end of a name.
-    CONTROL = "".join(map(chr, range(32))) + "\x7f"
-
     def __init__(self, options: ProfileOptions, place: str = "") -> None:
         self.options = options
         self.place = place
@@ -141,8 +138,7 @@ class Profile:
     def mend(self, name: str) -> str:
         """Return a name after what the profile does to it; it never leaves nothing of the name."""
         if self.options.junk:
-            # The octet 0xff of a name that was read as UTF-8 with surrogate escapes.
-            name = name.partition("\udcff")[0].rstrip(self.CONTROL) or name
+            name = name.partition(DHCP_END)[0].rstrip(CONTROL) or name
         if not self._rules:
             return name
         before = found = plain(name)
