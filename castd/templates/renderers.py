@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IDelayedCall, IProcessTransport, IReacto
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from castd.errors import Unanswered
+from castd.errors import Unanswered, reasonOf
 from castd.templates.messages import LARGEST, LARGEST_TEXT, LENGTH, LENGTHS, MEMORY_STATUS, Job, Rendered
 
 #: Processes at once; each is started when there is work for it, and ends after a minute without any.
@@ -209,8 +209,8 @@ class Renderers:
         @param source: jobs with the same one run one after the other.
         @param seconds: the process is killed if it takes longer.
         @param memory: octets that the process may use.
-        @return: fires with the result or a fault; fails with Unanswered: too many wait, or no process was free for
-            L{MOST_WAITED} seconds.  That is so in any case, whatever becomes of processes.
+        @return: fires with the result or a fault; fails with Unanswered: too many wait, no process was free for
+            L{MOST_WAITED} seconds, or none can be started now.  One of these happens, whatever becomes of processes.
         """
         if len(self._queue) >= MOST_QUEUED:
             return fail(Unanswered(why=f"{MOST_QUEUED} templates wait to be rendered"))
@@ -239,7 +239,8 @@ class Renderers:
             except OSError as error:
                 # What waits is tried later, one by one: no process calls when it is free if there is none.
                 self._clock.callLater(0, self._next)
-                queued.fail(f"no process can be started: {error.strerror}")
+                why = f"no process can be started to render its template: {reasonOf(error)}"
+                queued.done.errback(Unanswered(why=why))
                 return
             process.begin(queued)
 
