@@ -4,13 +4,12 @@ Decide what a machine is told to boot, and build the answer.  Nothing is kept fr
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from castd.networks import Networks, isWithin
+from castd.networks import NetworkMap, Networks, isWithin
 from castd.options import ListenOptions
 from castd.packets import dhcp, pxe
 from castd.packets.dhcp import DhcpPacket
@@ -93,7 +92,61 @@ class Answer(NamedTuple):
 # Which rule.
 
 
-def candidates(rules: Sequence[RuleInForce], request: BootRequest, own: IPv4Address) -> Iterator[Candidate]:
+class BootRules:
+    """
+    Holds rules in their order, and finds those that may match a request: there may be thousands, each for a machine or
+    a network of its own.
+    """
+
+    def __init__(self, rules: Iterable[RuleInForce] = ()) -> None:
+        self._rules: list[RuleInForce] = []
+        # Places of rules: of those that name machines by each pattern, of the others by each of their networks.
+        self._named: dict[str, list[int]] = {}
+        self._general: NetworkMap[list[int]] = NetworkMap()
+        # The first of all rules that differ in nothing but the machines that they name.
+        self._firsts: dict[tuple[object, ...], int] = {}
+        for each in rules:
+            self.add(each)
+
+    def add(self, inForce: RuleInForce) -> None:
+        """Add a rule behind all others."""
+        rule, place = inForce.rule, len(self._rules)
+        self._rules.append(inForce)
+        for pattern in rule.machines or ():
+            self._named.setdefault(pattern, []).append(place)
+        for network in rule.networks if rule.machines is None else ():
+            self._general.setdefault(network, []).append(place)
+        kind = rule.machines is None, rule.ipxe, rule.arch, rule.userClass, rule.lacks, rule.networks
+        self._firsts.setdefault(kind, place)
+
+    def near(self, request: BootRequest) -> Iterator[RuleInForce]:
+        """Return rules in their order, so many that none of the others matches a request."""
+        # A rule for a network holds the first address of it, too.
+        where = request.address or request.networks[0].network_address
+        return self._inOrder(self._naming(request.machine).union(*self._general.containing(str(where))))
+
+    def nearest(self, request: BootRequest) -> Iterator[RuleInForce]:
+        """Return rules in their order, so many that none of the others comes nearer to a request than all of them."""
+        return self._inOrder(self._naming(request.machine).union(self._firsts.values()))
+
+    def _naming(self, machine: Machine) -> set[int]:
+        return set[int]().union(*(self._named.get(pattern, ()) for pattern in patternsOf(machine)))
+
+    def _inOrder(self, places: set[int]) -> Iterator[RuleInForce]:
+        return (self._rules[place] for place in sorted(places))
+
+
+def patternsOf(machine: Machine) -> Iterator[str]:
+    """Return the patterns of machines that a machine fits, as L{machinePatterns} writes them."""
+    if machine.uuid is not None:
+        yield machine.uuid
+    if machine.mac is not None:
+        yield machine.mac
+        for end in range(0, len(machine.mac), len("52:")):
+            yield f"{machine.mac[:end]}*"
+
+
+def candidates(rules: Iterable[RuleInForce], request: BootRequest, own: IPv4Address) -> Iterator[Candidate]:
     """Return the rules that match a request, in their order, each with the names of its files."""
     for inForce in rules:
         architecture = matching(inForce.rule, request)
@@ -131,13 +184,13 @@ def misfits(rule: BootRule, request: BootRequest) -> Iterator[str]:
         yield "user-class"
     if any(pxe.IPXE_FEATURES[word] in machine.features for word in rule.lacks):
         yield "lacks"
-    if rule.machines is not None and not any(_isMachine(pattern, machine) for pattern in rule.machines):
+    if rule.machines is not None and not any(pattern in rule.machines for pattern in patternsOf(machine)):
         yield "machines"
     if not _isThere(rule, request):
         yield "networks"
 
 
-def unmatched(rules: Sequence[RuleInForce], request: BootRequest) -> str:
+def unmatched(rules: BootRules, request: BootRequest) -> str:
     """Say why no rule answers a request: by the rule that comes nearest to it."""
     machine = request.machine
     said = {
@@ -148,7 +201,7 @@ def unmatched(rules: Sequence[RuleInForce], request: BootRequest) -> str:
         "networks": request.place,
         "arch": f"it is {pxe.architectureName(machine.architectures[0])}",
     }
-    found = [(list(misfits(each.rule, request)), each.number) for each in rules]
+    found = [(list(misfits(each.rule, request)), each.number) for each in rules.nearest(request)]
     keys, number = min(found, key=lambda each: sum(_FARNESS[key] for key in each[0]))
     if not keys:
         return f"rule {number} matches, and has no file that it can be told"
@@ -158,10 +211,6 @@ def unmatched(rules: Sequence[RuleInForce], request: BootRequest) -> str:
 
 def _hasClass(wanted: str, value: bytes) -> bool:
     return wanted.encode() == value or wanted.encode() in pxe.userClasses(value)
-
-
-def _isMachine(pattern: str, machine: Machine) -> bool:
-    return pattern == machine.uuid or (machine.mac is not None and fnmatchcase(machine.mac, pattern))
 
 
 def _isThere(rule: BootRule, request: BootRequest) -> bool:

@@ -21,7 +21,7 @@ from castd.files.threads import Waiters
 from castd.interfaces import IContent, IListeningPort, IPortService, IServiceFile, ISite, ServicePort
 from castd.options import AnyNetwork
 from castd.packets import dhcp, pxe
-from castd.proxydhcp.answers import Answer, Candidate, RuleInForce, answer, candidates, unmatched
+from castd.proxydhcp.answers import Answer, BootRules, Candidate, answer, candidates, unmatched
 from castd.proxydhcp.checks import Checker
 from castd.proxydhcp.fetches import Awaited, AwaitedFetches
 from castd.proxydhcp.limits import MOST_REFUSALS, AnswerLimits, Recent
@@ -150,7 +150,7 @@ class ProxyDhcp:
         self._reach = Reach(self._own, options.clients, options.relays)
         self._local = Local(options.interface, 0)
         self._checker: Checker | None = None
-        self._rules: Sequence[RuleInForce] = ()
+        self._rules = BootRules()
         self._files = KnownFiles(site)
         self._memory = Memory(options)
         # The one that has inherited the memory: it alone waits for machines.  Not the other way round, nor in the
@@ -190,7 +190,7 @@ class ProxyDhcp:
             raise ConfigError(*missing, *faults)
         if missing:
             raise Unavailable(*missing)
-        self._rules = self._checker.rules
+        self._rules = BootRules(self._checker.rules)
 
     def warnings(self) -> Iterator[str]:
         """As L{IPortService.warnings}."""
@@ -301,7 +301,7 @@ class ProxyDhcp:
 
     def _admit(self, request: BootRequest, now: float) -> None:
         """Serve a request now, or as soon as the limits allow it; not at all if they do not."""
-        found = tuple(candidates(self._rules, request, self._own))
+        found = tuple(candidates(self._rules.near(request), request, self._own))
         if not found:
             self._unmatched(request, now)
             return
@@ -374,7 +374,7 @@ class ProxyDhcp:
         request = read(dhcp.parse(datagram), atBootPort, peer, local, self._reach)
         if isinstance(request, Silence):
             return request
-        found = tuple(candidates(self._rules, request, self._own))
+        found = tuple(candidates(self._rules.near(request), request, self._own))
         return await self.decide(request, found) if found else Silence(RULE, unmatched(self._rules, request))
 
     # What is sent and told.

@@ -14,7 +14,8 @@ import random
 import time
 import weakref
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,9 @@ from castd.net.ports import Ports
 from castd.observe.metrics import PXE_REASONS, Counters
 from castd.packets import dhcp, pxe
 from castd.packets.dhcp import DhcpPacket
-from castd.proxydhcp import checks
+from castd.proxydhcp import answers, checks
 from castd.proxydhcp import service as proxyservice
-from castd.proxydhcp.answers import RuleInForce, answer, candidates, itemType
+from castd.proxydhcp.answers import BootRules, RuleInForce, answer, candidates, itemType, unmatched
 from castd.proxydhcp.checks import Checker
 from castd.proxydhcp.limits import MOST_MACHINES, MOST_REFUSALS
 from castd.proxydhcp.options import (
@@ -286,7 +287,7 @@ def test_PX30_noRuleIsCheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     looked: list[str] = []
     unmatched = proxyservice.unmatched
 
-    def noted(rules: Sequence[RuleInForce], request: BootRequest) -> str:
+    def noted(rules: BootRules, request: BootRequest) -> str:
         looked.append(request.machine.address)
         return unmatched(rules, request)
 
@@ -295,6 +296,96 @@ def test_PX30_noRuleIsCheap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for number in range(10):
             assert stage.hear(discover(xid=bytes([0, 0, 0, number]))) == []
         assert len(looked) == len(stage.told("unanswered")) == 1
+
+
+class _AllRules(BootRules):
+    """Rules of which each is compared with each request."""
+
+    def nearest(self, request: BootRequest) -> Iterator[RuleInForce]:
+        return iter(self._rules)
+
+
+def test_PX30_indexed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    PX-30: of many rules only those are compared that may match, and the choice is that of all rules in their order;
+    likewise which of them comes nearest.
+    """
+    chosen = random.Random(30)
+    macs = ("52:54:00:66:00:10", "52:54:00:66:00:11", "b8:27:eb:00:00:01")
+    uuids = ("00112233-4455-6677-8899-aabbccddeeff", "00112233-4455-6677-8899-aabbccddee00")
+    some: dict[str, Sequence[Any]] = {
+        "machines": (None, *macs, *uuids, "*", "52:*", "52:54:00:66:00:*", [macs[0], uuids[0], "52:54:*"], macs[1:]),
+        "networks": ("any", "any", "10.66.0.0/24", "10.66.0.115", "10.66.0.0/25", ["10.1.0.0/16", "::/0"]),
+        "arch": (None, "efi-x64", ["efi-x64", "bios"], "bios"),
+        "ipxe": (None, False, True),
+        "boot": ("a", "{mac}", "{uuid}"),
+    }
+    compared: list[BootRule] = []
+
+    def counted(rule: BootRule, request: BootRequest) -> int | None:
+        compared.append(rule)
+        return matching(rule, request)
+
+    matching = answers.matching
+    monkeypatch.setattr(answers, "matching", counted)
+    came = Counter[bool]()
+    for _ in range(200):
+        drawn = [{key: chosen.choice(values) for key, values in some.items()} for _ in range(chosen.randrange(1, 12))]
+        every = [RuleInForce(at, BootRule.model_validate(rule), (_tftp(),)) for at, rule in enumerate(drawn, 1)]
+        rules = BootRules(every)
+        for _ in range(10):
+            request = _anyRequest(chosen, macs, uuids)
+            compared.clear()
+            found = list(candidates(rules.near(request), request, _OWN))
+            assert all(each.machines is None or _isNamed(each, request) for each in compared)
+            assert found == list(candidates(every, request, _OWN))
+            assert all(each.inForce.rule.machines is None or _isNamed(each.inForce.rule, request) for each in found)
+            if not found:
+                assert unmatched(rules, request) == unmatched(_AllRules(every), request)
+            came[bool(found)] += 1
+    assert min(came.values()) > 300
+
+
+def _anyRequest(chosen: random.Random, macs: Sequence[str], uuids: Sequence[str]) -> BootRequest:
+    """A request of one of these machines, or of another one, at port 67 or 4011."""
+    options = {97: b"\0" + bytes.fromhex("33221100554477668899aabbccddee") + bytes([chosen.choice((0xFF, 0, 1))])}
+    options |= {77: b"iPXE"} if chosen.random() < 0.3 else {}
+    mac = chosen.choice((*macs, "52:00:00:00:00:00", "52" + 15 * ":54"))
+    arch, leave = chosen.choice((0, 7, 9, 11)), () if chosen.random() < 0.7 else (97,)
+    atBootPort = chosen.random() < 0.5
+    datagram = (ask if atBootPort else discover)(mac, arch, options=options, leave=leave)
+    local = Local(SERVER, 0, networks=(_link(),))
+    found = read(dhcp.parse(datagram), atBootPort, (MACHINE, 68) if atBootPort else NOWHERE, local, Reach(_OWN))
+    assert isinstance(found, BootRequest)
+    return found
+
+
+def _isNamed(rule: BootRule, request: BootRequest) -> bool:
+    """Whether a rule names the machine of a request, as its pattern is written."""
+    mac, uuid = request.machine.mac, request.machine.uuid
+    return any(each == uuid or (mac is not None and fnmatchcase(mac, each)) for each in rule.machines or ())
+
+
+def test_PX30_manyRules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PX-30: of thousands of rules, each for a machine or a network of its own, few are compared with a request."""
+    compared: list[BootRule] = []
+
+    def counted(rule: BootRule, request: BootRequest) -> Iterator[str]:
+        compared.append(rule)
+        return misfits(rule, request)
+
+    misfits = answers.misfits
+    monkeypatch.setattr(answers, "misfits", counted)
+    drawn: list[dict[str, Any]] = [{"machines": f"52:54:01:00:{at >> 8:02x}:{at & 255:02x}"} for at in range(1000)]
+    drawn += [{"networks": f"10.{at}.0.0/16"} for at in range(66)]
+    rules = BootRules(
+        RuleInForce(number, BootRule.model_validate({"boot": "x", **each}), (_tftp(),))
+        for number, each in enumerate(drawn, 1)
+    )
+    request = _request()
+    assert (list(candidates(rules.near(request), request, _OWN)), compared) == ([], [])
+    assert "the nearest is rule 1001, but for its networks" in unmatched(rules, request)
+    assert len(compared) == 67
 
 
 def test_PX08_notMeant(tmp_path: Path) -> None:
