@@ -19,7 +19,7 @@ request or cast, never the server.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 from zope.interface import Attribute, Interface
@@ -1250,14 +1250,17 @@ class IPortService(Interface):
     ports: Sequence[ServicePort] = Attribute("The ports that it needs, fixed when it is made.")
     counts: Mapping[str, int] = Attribute("Numbers for C{castd status --json}, by name.")
 
-    def configure(file: IServiceFile) -> None:
+    def configure(file: IServiceFile) -> Iterator[object] | None:
         """
         Look at the rest of the service file.  It is called once, before any port is open: at a start, at a reload and
         by C{castd check}.
 
-        @raise ConfigError: the file cannot be put in force.  A fault may begin with a path of keys and a colon, such as
-            C{rules[2].by: ...}, and then gets the line of that value.  L{Unavailable<castd.errors.Unavailable>}: the
-            file is right, and this machine lacks what it asks for, perhaps only now.
+        @return: what is still to be done, in steps: a generator that has much to look at lets requests be answered in
+            between, while a service that is in force is being replaced.  L{None}: all is done.
+        @raise ConfigError: also by a step.  The file cannot be put in force.  A fault may begin with a path of keys and
+            a colon, such as C{rules[2].by: ...}, and then gets the line of that value.
+            L{Unavailable<castd.errors.Unavailable>}: the file is right, and this machine lacks what it asks for,
+            perhaps only now.
         """
 
     def warnings() -> Iterable[str]:

@@ -43,7 +43,7 @@ from tests.support.descriptors import Descriptors
 from tests.support.disks import Later, result
 from tests.support.jobs import free, running, until
 from tests.support.quick import slowBut
-from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, AdminEndpoints, Case, Client
+from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, AdminEndpoints, Case, Client, Turns
 
 BODY = bytes(range(256)) * 8
 
@@ -971,24 +971,6 @@ def test_compose(folder: Path, network: Network) -> None:
 
 
 MANY = "".join(f"  t{number}: {{use: tftp, port: {70 + number}}}\n" for number in range(50))
-
-
-class Turns:
-    """
-    A reactor that is at its next turn when a test says so, and a clock that goes on by a millisecond at each look.
-    """
-
-    def __init__(self) -> None:
-        self.calls: list[Callable[[], object]] = []
-        self._now = 0.0
-
-    def seconds(self) -> float:
-        self._now += 0.001
-        return self._now
-
-    def callLater(self, delay: float, call: Callable[[], object]) -> None:
-        assert delay == 0
-        self.calls.append(call)
 
 
 def beginReload(case: Case, text: str) -> tuple[list[Any], Turns]:

@@ -21,7 +21,7 @@ from castd import plugins
 from castd.cli.check import serviceWarnings
 from castd.config.plugin import Collected, ServiceMaker, collect
 from castd.errors import ConfigError
-from castd.interfaces import ICastTransport, IPortService, ITransportMaker, ServicePort
+from castd.interfaces import ICastTransport, IPortService, IServiceFile, ITransportMaker, ServicePort
 from castd.server.listener import Listener
 from castd.server.service_port import ServiceListener
 from castd.service.service import Server, compose, read
@@ -277,6 +277,30 @@ def test_faultOfAReload(collected: Collected, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(type(case.server.portServices[0][1]), "configure", faulty(SystemExit))
     assert result(case.server.reread()) == ("a fault of castd or of a plugin, see the log",)
     assert case.ask(b"hello") == [b"hello"]
+
+
+def test_configuredInSteps(collected: Collected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service may look at its file in steps, also find a fault in one; what else it returns counts for nothing."""
+    case = Case(tmp_path, collected).start()
+    made = type(case.server.portServices[0][1])
+    looked: list[str] = []
+
+    def inSteps(self: Any, file: IServiceFile) -> Iterator[None]:
+        for each in file.transports:
+            looked.append(each.name)
+            yield
+        if not self.options.longest:
+            raise ConfigError("longest: it is too short")
+
+    monkeypatch.setattr(made, "configure", inSteps)
+    assert result(case.server.reread()) == ()
+    case.write(ECHO.replace("echo: {}", "echo: {longest: 0}") + "  tftp: {}\n")
+    assert result(case.server.reread()) == (f"{tmp_path}/x.yaml:5: transports.echo.longest: it is too short",)
+    assert looked == ["echo", "echo", "tftp"]
+    monkeypatch.setattr(made, "configure", lambda *_: (each for each in "ab"))
+    assert result(case.server.reread()) == ()
+    monkeypatch.setattr(made, "configure", lambda *_: True)
+    assert result(case.server.reread()) == ()
 
 
 @pytest.mark.parametrize("fault", [ValueError, SystemExit])

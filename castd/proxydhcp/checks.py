@@ -33,7 +33,7 @@ class Checker:
     """
     Checks one service against the rest of its file.
 
-    @ivar rules: the rules, each with its transports.
+    @ivar rules: the rules that were checked, each with its transports.
     @ivar faults: what is wrong, each behind a path of keys.
     @ivar missing: what this machine lacks, perhaps only now; likewise.
     """
@@ -48,9 +48,15 @@ class Checker:
         self._reached = () if reached is None else tuple(reached)
         self.faults: list[str] = []
         self.missing = [f"interface: no interface of this machine has {options.interface}"] if reached is None else []
-        self.rules = [self._inForce(place, rule) for place, rule in enumerate(options.rules)]
+        self.rules: list[RuleInForce] = []
 
     # Faults.
+
+    def check(self) -> Iterator[RuleInForce]:
+        """Check the rules in their order, each when it is asked for."""
+        for place, rule in enumerate(self._options.rules):
+            self.rules.append(self._inForce(place, rule))
+            yield self.rules[-1]
 
     def _inForce(self, place: int, rule: BootRule) -> RuleInForce:
         found = RuleInForce(place + 1, rule, tuple(self._transports(place, rule)))

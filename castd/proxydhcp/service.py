@@ -182,15 +182,18 @@ class ProxyDhcp:
 
     # The service file.
 
-    def configure(self, file: IServiceFile) -> None:
-        """As L{IPortService.configure}."""
-        self._checker = Checker(self.options, file, self._site.ports.reached(self.options.interface))
-        faults, missing = self._checker.faults, self._checker.missing
+    def configure(self, file: IServiceFile) -> Iterator[None]:
+        """As L{IPortService.configure}: a step for each rule."""
+        rules, checker = BootRules(), Checker(self.options, file, self._site.ports.reached(self.options.interface))
+        for inForce in checker.check():
+            rules.add(inForce)
+            yield
+        faults, missing = checker.faults, checker.missing
         if faults:
             raise ConfigError(*missing, *faults)
         if missing:
             raise Unavailable(*missing)
-        self._rules = BootRules(self._checker.rules)
+        self._checker, self._rules = checker, rules
 
     def warnings(self) -> Iterator[str]:
         """As L{IPortService.warnings}."""

@@ -243,7 +243,7 @@ def buildSteps(
     sources: Iterable[IContentSource] = (),
 ) -> Iterator[None]:
     """
-    Make the sources, sinks and transports that a service file names, a step for each.
+    Make the sources, sinks and transports that a service file names, a step for each; a service may take several.
 
     @param components: gets them.
     @param site: the site that the transports share; it is not changed.
@@ -299,8 +299,8 @@ def buildSteps(
     shown = ServiceFile(file, SourceChain(components.sources), patience(site))
     yield from _checkFileSizes(config, shown)
     for entry, service in components.services:
-        wrong += _configure(service, shown, entry)
         yield
+        wrong += yield from _configure(service, shown, entry)
     shown.forgetLooked()
     try:
         config.tree.raiseFaults()
@@ -315,10 +315,14 @@ def _listeningAddress(site: Site, at: ServicePort, transport: ICastTransport, en
     return ListeningAddress(site, transport, entry, at.required, at.remedy)
 
 
-def _configure(service: IPortService, file: IServiceFile, entry: Entry) -> bool:
+def _configure(service: IPortService, file: IServiceFile, entry: Entry) -> Generator[None, None, bool]:
     """Show a service the file that it is in, and record its faults.  -> whether the file itself is wrong."""
     try:
-        service.configure(file)
+        steps = service.configure(file)
+        # Not whatever a plugin returns: it had nothing to return once.
+        if isinstance(steps, Iterator):
+            for _ in steps:
+                yield
     except ConfigError as error:
         _addFaults(entry, error)
         return not isinstance(error, Unavailable)

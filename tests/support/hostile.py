@@ -142,7 +142,8 @@ def proxy(site: Any, host: str = SERVER) -> list[ServiceListener]:
     """Return the ports of a proxydhcp that offers the large file to all machines."""
     rules = [{"arch": "efi-x86", "boot": "nothere"}, {"machines": "52:54:00:*", "boot": "large"}, {"boot": "f"}]
     service = ProxyDhcp("proxydhcp", Options.model_validate({"interface": host, "rules": rules}), site)
-    service.configure(Everything())
+    for _ in service.configure(Everything()):
+        pass
     return [ServiceListener("proxydhcp", service, at) for at in service.ports]
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,21 @@ class Client:
         while not self.step():
             pass
         return self.body
+
+
+class Turns:
+    """
+    A reactor that is at its next turn when a test says so, and a clock that goes on by a millisecond at each look.
+    """
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], object]] = []
+        self._now = 0.0
+
+    def seconds(self) -> float:
+        self._now += 0.001
+        return self._now
+
+    def callLater(self, delay: float, call: Callable[[], object]) -> None:
+        assert delay == 0
+        self.calls.append(call)

@@ -54,6 +54,7 @@ from castd.proxydhcp.requests import REASONS, BootRequest, Machine, Reach, Silen
 from castd.proxydhcp.service import MOST_TOLD, KnownFiles
 from castd.request import Local
 from castd.service import service
+from castd.slices import Slices
 from castd.testing import RecordingClient
 from tests.support.disks import result
 from tests.support.hostile import DATAGRAMS, rounds
@@ -75,7 +76,7 @@ from tests.support.pxe import (
     vector,
     warnings,
 )
-from tests.support.server import pageOf
+from tests.support.server import Turns, pageOf
 from tests.support.vectors import FOLDER, vectors
 
 IPXE = {"ipxe": True, "boot": "boot.ipxe"}
@@ -1531,6 +1532,23 @@ def test_PX63_reload(tmp_path: Path) -> None:
         assert len(stage.told("unfetched")) == 1
 
 
+def test_PX63_inSlices(tmp_path: Path) -> None:
+    """PX-63: a reload of hundreds of rules checks them in slices, and the rules before answer until all are checked."""
+    with ProxyStage(tmp_path, X64) as stage:
+        turns: Any = Turns()
+        stage.server.site.slices = Slices(turns)
+        many = [{"machines": f"52:54:01:00:00:{number:02x}", "boot": "boot.ipxe"} for number in range(200)]
+        stage.write(*many, X64 | {"boot": "bootcode.bin"})
+        reload, came = stage.server.reread(), 0
+        while not reload.called:
+            assert only(stage.replay("P-13")).file == "snponly.efi"
+            stage.network.advance(4)
+            turns.calls.pop(0)()
+            came += 1
+        assert (result(reload), came > 90) == ((), True)
+        assert only(stage.replay("P-13")).file == "bootcode.bin"
+
+
 def test_PX63_refusedReload(tmp_path: Path) -> None:
     """PX-63: a reload that fails while its ports are opened leaves nothing of the new service behind."""
     with ProxyStage(tmp_path, X64) as stage:
@@ -1698,6 +1716,7 @@ def test_checkerIsPure() -> None:
 
     options = Options.model_validate({"interface": SERVER, "rules": [{"boot": "x"}]})
     checker = Checker(options, File(), None)  # type: ignore[arg-type]
+    assert [inForce.number for inForce in checker.check()] == [1]
     assert (len(checker.missing), len(checker.faults)) == (1, 1)
 
 
