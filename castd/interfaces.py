@@ -638,6 +638,17 @@ class IMachineSource(IContentSource):
         """
 
 
+class IScopedSource(IMachineSource):
+    """Can tell of many names that no machine has such a file, so that it need not be found out who asks."""
+
+    def mayHave(name: str, peer: Peer) -> bool:
+        """
+        Return whether some machine may have a file of this name.
+
+        @return: C{False}: C{lookupFor} refuses the name to a client of this address, whatever is known of its machine.
+        """
+
+
 # Machines.
 
 

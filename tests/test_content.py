@@ -1091,6 +1091,39 @@ def test_chainByMachine(tree: Path, later: bool) -> None:
     result(SourceChain(sources).lookup("x", PEER)).close()
 
 
+_GOOD = {"x", "y", "pc", "pc/x", "/pc//bios/y", "bios/y", "boot/pc/x"}
+
+
+@pytest.mark.parametrize(
+    ("options", "asks"),
+    [
+        ({"under": "pc"}, {"pc/x", "/pc//bios/y"}),
+        ({"under": "pc/{arch}"}, {"/pc//bios/y"}),
+        ({"under": "{arch}"}, {"pc/x", "/pc//bios/y", "bios/y", "boot/pc/x"}),
+        ({"under": "pc", "strip": ["boot"]}, {"pc/x", "/pc//bios/y", "boot/pc/x"}),
+        ({"under": "pc", "rewrite": [{"from": "^y$", "to": "pc/x"}]}, {*_GOOD, "..", ""}),
+        ({"networks": "10.9.0.0/16"}, set()),
+        ({}, _GOOD),
+    ],
+)
+def test_chainUnasked(tree: Path, options: dict[str, Any], asks: set[str]) -> None:
+    """Who asks is not found out for a name that a folder of machines has for none; why it has it not is told."""
+    source = directory(tree / "{mac}", **options)
+    for name in (*_GOOD, "..", ""):
+        machines: Any = Knowing(False)
+        missed: list[NotFound] = []
+        chain = SourceChain([source, directory(tree)], (), machines)
+        with suppress(Refused):
+            result(chain.lookup(name, PEER, missed=missed.append)).close()
+        assert (bool(machines.asked), name) == (name in asks, name)
+        if name not in asks:
+            for machine in (MACHINE, KnownMachine(PEER)):
+                with pytest.raises(Refused):
+                    source.lookupFor(name, machine)
+        if name == "x" and "networks" in options:
+            assert str(missed[0]) == "not for this client"
+
+
 def test_chainForbidden() -> None:
     """What one source forbids no other is asked for."""
     last = Fixed("found")

@@ -28,8 +28,10 @@ from zope.interface.verify import verifyObject
 
 from castd.cli.main import main
 from castd.errors import ConfigError, NotFound, Refused, Unanswered
-from castd.interfaces import IContent, IMachineSource
+from castd.files import names
+from castd.interfaces import IContent, IScopedSource
 from castd.machines.known import KnownMachine
+from castd.machines.words import fill, parse
 from castd.request import Local, Request
 from castd.templates import source as template
 from castd.templates.checks import templateFaults
@@ -51,6 +53,7 @@ from tests.support.disks import Later, result
 
 ONE, TWO = "52:54:00:66:00:10", "52:54:00:66:00:11"
 LOCAL = Local("10.0.0.1", 69)
+PEER = ("10.0.0.77", 1)
 
 INVENTORY = """
 all: {kernel: common, root: /dev/nfs}
@@ -109,7 +112,7 @@ class Stage:
 def test_interfaces(tmp_path: Path) -> None:
     """Source and content are what the chain of sources expects."""
     stage = Stage(tmp_path, "")
-    assert verifyObject(IMachineSource, stage.source)
+    assert verifyObject(IScopedSource, stage.source)
     assert verifyObject(IContent, RenderedContent("x", b"octets"))
 
 
@@ -122,6 +125,67 @@ def test_byMachine(tmp_path: Path) -> None:
     uuid = "00112233-4455-6677-8899-aabbccddeeff"
     assert stage.get(name="/pc/x") == f"{ONE} 10.0.0.7 {uuid} efi-x64 pc/x 10.0.0.1 []\n"
     assert stage.get("10.0.0.8") == f"{TWO} 10.0.0.8 None None boot.ipxe 10.0.0.1 []\n"
+
+
+def test_scope(tmp_path: Path) -> None:
+    """For a name that a template has for no machine nobody finds out who asks; it is refused whoever that is."""
+    patterns = ["boot.ipxe", "pc/{mac}.cfg", "{uuid}", "*{ip}/x", "[a{arch}]", "{{mac}}", "**/{date}/{time}-?.ks"]
+    machines = [
+        KnownMachine(("10.0.0.7", 1), mac=ONE, uuid="00112233-4455-6677-8899-aabbccddeeff", arch="efi-x64", at=0.0),
+        KnownMachine(("10.0.0.8", 1), at=0.0),
+        KnownMachine(("fd00::7", 1), mac="80-00-02-08-fe-80-00-00-00-00-00-00-52-54-00-66", arch="i", at=0.0),
+    ]
+    made = [fill(parse(pattern), machine.values) for pattern in patterns for machine in machines]
+    asked = {each.replace("*", "a").replace("?", "1") for each in made if each is not None}
+    asked |= {"e", "x", "pc/x.cfg", "pc/a-b.cfg", "a/b/c", "../x", "", "\0", "A/1970-01-01/00-00-00-1.KS"}
+    stages = [Stage(tmp_path, "x", names=[each]) for each in patterns]
+    scopes = {(stage.options.names[0], name) for stage in stages for name in asked if stage.source.mayHave(name, PEER)}
+    found = set[tuple[str, str]]()
+    for stage in stages:
+        for name in asked:
+            for machine in machines:
+                try:
+                    result(stage.source.lookupFor(name, machine))
+                except NotFound:
+                    continue
+                found.add((stage.options.names[0], name))
+    assert found <= scopes
+    assert {pattern for pattern, _ in found} == set(patterns)
+    assert not {("boot.ipxe", "x"), ("pc/{mac}.cfg", "pc/x.cfg"), ("{uuid}", "boot.ipxe")} & scopes
+    assert not Stage(tmp_path, "x", networks="10.9.0.0/16").source.mayHave("boot.ipxe", PEER)
+
+
+def test_unasked(tmp_path: Path) -> None:
+    """A request for a name that the template does not have is answered at once, also to a machine that is not known."""
+    stage = Stage(tmp_path, "x", names=["pc/{mac}.cfg"])
+    stage.site.machines.machineOf(PEER)
+    with pytest.raises(NotFound):
+        stage.site.lookup(Request(PEER, LOCAL, "pxelinux.0"))
+    asked = stage.site.lookup(Request(PEER, LOCAL, "pc/52-54-00-66-00-10.cfg"))
+    assert isinstance(asked, Deferred)
+    assert not asked.called
+    stage.network.advance(0.1)
+    with pytest.raises(NotFound):
+        result(asked)
+
+
+def test_manyTemplates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of hundreds of templates with names for each machine those that cannot have a name compile nothing for it."""
+    stages = [Stage(tmp_path, "{{ mac }}", names=[f"{number}/{{mac}}.cfg"]) for number in range(20)]
+    compiled: list[object] = []
+
+    def counted(patterns: tuple[str, ...]) -> names.Patterns:
+        compiled.append(patterns)
+        return names.Patterns(patterns)
+
+    monkeypatch.setattr(template, "_patterns", counted)
+    for octet in range(10, 30):
+        machine = KnownMachine(("10.0.0.7", 1), mac=f"52:54:00:66:00:{octet}")
+        for stage in stages[:-1]:
+            with pytest.raises(NotFound):
+                stage.source.lookupFor(f"19/52-54-00-66-00-{octet}.cfg", machine)
+        result(stages[-1].source.lookupFor(f"19/52-54-00-66-00-{octet}.cfg", machine)).close()
+    assert len(compiled) == 20
 
 
 def test_inventory(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from castd.interfaces import (
     ILocatingSource,
     IMachines,
     IMachineSource,
+    IScopedSource,
     IUpload,
     Near,
 )
@@ -90,8 +91,14 @@ class SourceChain:
 
     def _lookupFrom(self, first: int, asked: _Asked) -> IContent | Deferred[IContent]:
         client = asked.client
-        for number, (source, place, locating, byMachine) in enumerate(self._entries[first:], first):
-            if byMachine is not None and not client.known and self._machines is not None:
+        for number, (source, place, locating, byMachine, scoped) in enumerate(self._entries[first:], first):
+            if (
+                byMachine is not None
+                and not client.known
+                and self._machines is not None
+                # To find out who asks may take a while: not for a file that no machine has there.
+                and (scoped is None or scoped.mayHave(asked.name, client.peer))
+            ):
                 machine = self._machines.machineOf(client.peer, client.server)
                 if isinstance(machine, Deferred):
                     return machine.addCallback(self._lookupLater, number, asked)
@@ -135,7 +142,7 @@ class SourceChain:
         return Deferred.fromCoroutine(self._findNear(name, machine))
 
     async def _findNear(self, name: str, machine: KnownMachine) -> Near | None:
-        for _, place, locating, _ in self._entries:
+        for _, place, locating, *_ in self._entries:
             if locating is not None and (near := await locating.findNear(name, machine)) is not None:
                 return near._replace(source=near.source or place)
         return None
@@ -159,7 +166,7 @@ class SourceChain:
         @param looked: what was found out before: in these directories no disk is waited for.
         @return: its octets; why it is refused; or L{None}: that is not known, as a disk or a source answers later.
         """
-        for source, _, _, byMachine in self._entries:
+        for source, _, _, byMachine, _ in self._entries:
             if byMachine is not None:
                 continue  # what it has depends on who asks
             try:
@@ -240,18 +247,21 @@ class _Entry(NamedTuple):
     @ivar place: C{file:line} of it in the service file; C{""}: not known.
     @ivar locating: the source, if it can tell the path of a file; else L{None}.
     @ivar byMachine: the source, if it has other files for other machines; else L{None}.
+    @ivar scoped: the source, if it can tell which names it has for no machine; else L{None}.
     """
 
     source: IContentSource
     place: str
     locating: ILocatingSource | None
     byMachine: IMachineSource | None
+    scoped: IScopedSource | None
 
     @classmethod
     def of(cls, source: IContentSource, place: str) -> _Entry:
         """Find out once what a source can do."""
         locating = source if ILocatingSource.providedBy(source) else None
-        return cls(source, place, locating, source if IMachineSource.providedBy(source) and source.byMachine else None)
+        byMachine = source if IMachineSource.providedBy(source) and source.byMachine else None
+        return cls(source, place, locating, byMachine, source if IScopedSource.providedBy(source) else None)
 
 
 @implementer(IContentSink)

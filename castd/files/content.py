@@ -31,8 +31,8 @@ from castd.interfaces import (
     IAwaitedContent,
     IContent,
     ILocatingSource,
-    IMachineSource,
     INetworkSource,
+    IScopedSource,
     Near,
 )
 from castd.machines.known import KnownMachine
@@ -69,7 +69,7 @@ class DirectoryOptions(MappedOptions):
     worldReadable: bool = Field(False, description="only files that everybody on this machine may read")
 
 
-@implementer(INetworkSource, ILocatingSource, IMachineSource)
+@implementer(INetworkSource, ILocatingSource, IScopedSource)
 class Directory:
     """
     Serves the files of one directory.
@@ -156,6 +156,10 @@ class Directory:
     def _openInThread(self, name: str, parts: names.Parts) -> Deferred[IContent]:
         opening = self.thread(bind(self._openWithin, parts)).addCallback(self._openBeyond, parts)
         return opening.addCallback(lambda opened: self._file(name, opened))
+
+    def mayHave(self, name: str, peer: Peer) -> bool:
+        """As L{IScopedSource.mayHave}."""
+        return self._map.mayHave(name, peer)
 
     def sizeNow(self, name: str, peer: Peer) -> int:
         """Return octets of the file of this name, and wait for the disk.  In any thread; raises as L{lookup}."""

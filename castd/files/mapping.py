@@ -175,6 +175,21 @@ class NameMap:
         """Return what names begin with.  @raise NotFound: the value of a word is not known."""
         return self._fixed if self._fixed is not None else _filled(self._under, machine.values)
 
+    def mayHave(self, name: str, peer: Peer) -> bool:
+        """As L{IScopedSource.mayHave<castd.interfaces.IScopedSource.mayHave>}: by its networks, and by C{under}."""
+        if not self.isFor(peer):
+            return False
+        if self._rules:
+            return True
+        try:
+            found = names.strip(names.parts(name), self._strip)
+        except Refused:
+            return False
+        named = zip(self._under, found, strict=False)
+        return len(found) > len(self._under) and all(
+            wordsOf(pieces) or _octets(fill(pieces, {}) or "") == part for pieces, part in named
+        )
+
     def renamed(self, name: str, machine: KnownMachine, seen: names.Seen | None = None) -> names.Parts:
         """Return the name after C{strip} and C{rewrite}.  @raise Refused: as L{parts}."""
         # Rules see what the client has sent, however wrong: to mend it is what they may be for.

@@ -22,6 +22,8 @@ LONGEST_VALUES: Mapping[str, str] = {
 }
 #: Words whose values have to be found out; the others are in each request.
 FOUND_OUT = frozenset({"mac", "uuid", "arch"})
+#: Patterns of names that the values of these words fit, none longer than the word in braces; those of others fit C{*}.
+_SHAPES: Mapping[str, str] = dict.fromkeys(("mac", "uuid", "date", "time"), "*-*-*")
 #: What a value may be: it is always a part of one name, and never C{.} or C{..}.
 _VALUE = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z.-]{0,62}[0-9A-Za-z])?", re.ASCII)
 
@@ -101,6 +103,19 @@ def fill(pieces: Pieces, values: Mapping[str, str]) -> str | None:
         else:
             return None
     return filled
+
+
+def shapeOf(pieces: Pieces) -> str:
+    """
+    Put patterns of names in the place of the words in a pattern.
+
+    @return: a pattern of all names that the pattern fits with any values of its words, and of some others.
+    """
+    if not wordsOf(pieces):
+        return fill(pieces, {}) or ""
+    if any("[" in each for each in pieces if isinstance(each, str)):
+        return "**"  # a word may stand among the characters of a set
+    return "".join(each if isinstance(each, str) else _SHAPES.get(each.name, "*") for each in pieces)
 
 
 def valueOf(word: Word, values: Mapping[str, str]) -> str | None:

@@ -31,6 +31,7 @@ from castd.interfaces import (
     IContentSource,
     IMachineSource,
     IPortService,
+    IScopedSource,
     IServiceFile,
     ServicePort,
 )
@@ -271,7 +272,8 @@ def buildSteps(
             return kept
         made = collected.sources[entry.kind].makeSource(entry.options, site)
         # Of one that is marked as having files for machines also lookupFor is checked, whether or not it needs it now.
-        requireProvided(made, IMachineSource if IMachineSource.providedBy(made) else IContentSource)
+        kinds = (IScopedSource, IMachineSource)
+        requireProvided(made, next((kind for kind in kinds if kind.providedBy(made)), IContentSource))
         return made
 
     def sink(entry: Entry) -> ConfiguredSink:

@@ -29,9 +29,9 @@ from castd.errors import ConfigError, ContentChanged, NotFound, Refused
 from castd.files import names
 from castd.files.directory import patience
 from castd.files.threads import DiskThreads, RunInThread, callWithin
-from castd.interfaces import IContent, IMachineSource, INetworkSource, ISite
+from castd.interfaces import IContent, INetworkSource, IScopedSource, ISite
 from castd.machines.known import KnownMachine
-from castd.machines.words import fill, parse
+from castd.machines.words import fill, parse, shapeOf, wordsOf
 from castd.networks import Networks
 from castd.options import Clients, Duration, FilePath, Settings, Size, clients
 from castd.request import Peer
@@ -160,7 +160,7 @@ class RenderedContent:
         """As L{IContent.close}."""
 
 
-@implementer(INetworkSource, IMachineSource)
+@implementer(INetworkSource, IScopedSource)
 class TemplateSource:
     """Serves what one template gives for each machine."""
 
@@ -175,11 +175,18 @@ class TemplateSource:
         self.networks = options.networks
         self._networks = Networks(options.networks)
         self._names = [parse(each) for each in options.names]
+        # There may be hundreds of templates, each with names for each machine: most are told by these patterns alone.
+        self._shapes = names.Patterns(map(shapeOf, self._names))
+        self._worded = any(map(wordsOf, self._names))
         self._render, self._site = render, site
         self._thread = thread or DiskThreads(1)
         self._kept: OrderedDict[_Key, _Kept] = OrderedDict()
         self._octets = 0
         self._asked: dict[_Key, list[Deferred[IContent]]] = {}
+
+    def mayHave(self, name: str, peer: Peer) -> bool:
+        """As L{IScopedSource.mayHave}: by its networks, and by its names with any values of their words."""
+        return peer[0] in self._networks and names.plain(name) in self._shapes
 
     def lookup(self, name: str, peer: Peer) -> Deferred[IContent]:
         """Make the file of this name for a client whose machine is not known; as L{lookupFor}."""
@@ -212,9 +219,12 @@ class TemplateSource:
         except Refused:
             # A directory behind may have rules that mend it.
             raise NotFound(why="no name of a template") from None
-        patterns = [fill(pieces, machine.values) for pieces in self._names]
-        if plain not in _patterns(tuple(each for each in patterns if each is not None)):
+        if plain not in self._shapes:
             raise NotFound()
+        if self._worded:
+            patterns = [fill(pieces, machine.values) for pieces in self._names]
+            if plain not in _patterns(tuple(each for each in patterns if each is not None)):
+                raise NotFound()
         return plain
 
     async def _find(self, key: _Key) -> bytes:
