@@ -31,6 +31,7 @@ from castd.doctor.machine import FreeSpace, IMachine, ThisMachine
 from castd.doctor.network import lookAtGroups, lookAtMtu, lookAtRoutes, lookForQuerier
 from castd.doctor.ports import lookAtPorts, lookAtPrivileges, lookForServers
 from castd.doctor.process import lookAtClock, lookAtDescriptors
+from castd.interfaces import ServicePort
 from castd.packets import dhcp
 from castd.service.bootstrap import MIN_CASTS, affordableCasts, neededDescriptors
 from tests.support.doctor import NOBODY, FakeMachine, findings, subject
@@ -161,6 +162,35 @@ def test_dhcpServerOfAnother(tmp_path: Path) -> None:
     about = subject(tmp_path, tftp=TFTP, proxydhcp={"interface": "10.0.0.5", "rules": [{"boot": "a"}]})
     (what,) = [each for each in findings(lookAtPorts, about, machine, "not known") if "67" in each]
     assert what == "proxydhcp: whether a program that cannot be seen shares UDP 67: Permission denied"
+
+
+def test_portsOfPlugins(tmp_path: Path) -> None:
+    """The ports of a plugin's service are looked at like others, with what it says can be done; those of many, too."""
+    ports = [
+        ("echo", ServicePort("10.0.0.5", 7, remedy="inetd may have an echo of its own")),
+        ("echo", ServicePort("10.0.0.6", 7)),
+        ("echo", ServicePort("", 8)),
+        ("echo", ServicePort("", 9, required=False)),
+        ("echo", ServicePort("239.255.66.1%10.0.0.5", 9)),
+        ("wake", ServicePort("255.255.255.255%10.0.0.5", 9, remedy="socat: reuseaddr")),
+        ("wake", ServicePort("255.255.255.255%10.0.0.5", 10, required=False)),
+    ]
+    about = replace(subject(tmp_path, tftp=TFTP), servicePorts=ports)
+    machine = FakeMachine(processes=[(812, "/usr/bin/socat -", (4711, 4712))], unshared=errno.EADDRINUSE)
+    for number, port in enumerate((7, 9, 10)):
+        machine.bind("udp", f"00000000:{port:04X}", 4711 + number % 2)
+    told = [(each.what, each.cure) for each in lookAtPorts(about, machine) if each.verdict == "problem"]
+    mend = "wait for the network (After=network-online.target), or mend the address"
+    assert told == [
+        ("echo: no interface has the address 10.0.0.6", mend),
+        ("UDP 10.0.0.5:7 (echo) is held by socat (pid 812)", "inetd may have an echo of its own"),
+        ("UDP 10.0.0.6:7 (echo) is held by socat (pid 812)", "stop that program, or use another port or interface"),
+        ("wake: broadcasts to UDP 9 are not heard: socat (pid 812) does not share it", "socat: reuseaddr"),
+    ]
+    fine = findings(lookAtPorts, about, machine, "fine")
+    assert fine == ["UDP 10.0.0.5:69 (tftp) is free", "UDP any:8 (echo) is free"]
+    low = next(each.what for each in lookAtPrivileges(about, machine))
+    assert "(7, 8, 9, 69)" in low
 
 
 def test_firstProcess(tmp_path: Path) -> None:

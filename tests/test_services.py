@@ -11,15 +11,20 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from click.testing import CliRunner
 from twisted.internet.defer import Deferred, fail
 from twisted.python.failure import Failure
 from zope.interface.verify import verifyObject
 
 from castd import plugins
+from castd.cli import doctor as command
 from castd.cli.check import serviceWarnings
+from castd.cli.main import main
 from castd.config.plugin import Collected, ServiceMaker, collect
+from castd.doctor.findings import Finding, Subject
 from castd.errors import ConfigError
 from castd.interfaces import ICastTransport, IPortService, IServiceFile, ITransportMaker, ServicePort
 from castd.server.listener import Listener
@@ -92,6 +97,33 @@ def test_checked(collected: Collected, tmp_path: Path) -> None:
         assert list(serviceWarnings(case.server)) == [f"{where}: port {port} {why}", gone]
     service.ports = (at,)
     assert list(serviceWarnings(case.server)) == []
+
+
+def test_examined(collected: Collected, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """castd doctor looks at the ports of a service, and tells of one that cannot be made; those of castd's own once."""
+    seen: list[Subject] = []
+
+    def noted(subject: Subject, machine: object) -> Iterator[tuple[str, list[Finding]]]:
+        seen.append(subject)
+        return iter(())
+
+    monkeypatch.setattr(command, "runChecks", noted)
+    proxy = "  proxydhcp: {interface: 10.0.0.1, rules: [{boot: file}]}\n"
+    (tmp_path / "x.yaml").write_text(START + "  tftp: {}\n  echo: {port: 7007}\n  other: {use: echo}\n" + proxy)
+
+    def examined() -> str:
+        words = ["doctor", str(tmp_path / "x.yaml"), "--control", str(tmp_path / "none")]
+        return CliRunner().invoke(main, words).output
+
+    assert "can be read" in examined()
+    assert [(name, at.host, at.port) for name, at in seen.pop().servicePorts] == [("echo", "", 7007), ("other", "", 7)]
+    for error, told in (
+        (ConfigError("port: it is odd"), "x.yaml:6: transports.echo.port: it is odd"),
+        (ValueError("odd"), "x.yaml:6: transports.echo: it cannot be made: ValueError('odd')"),
+    ):
+        monkeypatch.setattr(ServiceMaker, "makeTransport", Mock(side_effect=error))
+        assert told in examined()
+        assert seen.pop().servicePorts == []
 
 
 def test_seams(collected: Collected, tmp_path: Path) -> None:

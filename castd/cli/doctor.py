@@ -16,13 +16,19 @@ from castd.cli.seconds import SecondsRange
 from castd.cli.service_file import FILE, namedUser
 from castd.config import yaml
 from castd.config.config import Config, examine
-from castd.config.plugin import collect
+from castd.config.plugin import Collected, collect
 from castd.doctor.examine import runChecks
 from castd.doctor.findings import Finding, Subject
 from castd.doctor.kernel import userOf
 from castd.doctor.machine import IMachine, ThisMachine
 from castd.errors import ConfigError
 from castd.files.names import printable
+from castd.interfaces import IPortService, ServicePort
+from castd.net.ports import Ports
+from castd.options import ListenOptions
+from castd.proxydhcp.options import Options as ProxyDhcpOptions
+from castd.server.random import BufferedSystemRandom
+from castd.server.site import Site
 from castd.service.privileges import UnprivilegedUser
 from castd.service.service import kinds
 
@@ -70,12 +76,12 @@ def doctor(
     if file is not None and named is not None:
         raise click.UsageError("FILE and --config are the same: give one of them")
     found, pid = _fileAndServer(file or named, path)
-    config, faults = _read(found)
+    config, ports, faults = _read(found)
     results = [("file", _fileFindings(found, faults))]
     if config is not None:
         if pid is None:
             pid = _serverOf(found, *([] if config.control.path is None else [str(config.control.path)]), path)
-        results += runChecks(Subject(config, _user(user, group, pid, machine), pid, listen, probe), machine)
+        results += runChecks(Subject(config, _user(user, group, pid, machine), pid, listen, probe, ports), machine)
     _show(found, pid, results, plain)
     raise SystemExit(any(each.verdict == "problem" for _, findings in results for each in findings))
 
@@ -103,18 +109,45 @@ def _serverOf(file: Path, *controls: str) -> int | None:
     return None
 
 
-def _read(file: Path) -> tuple[Config | None, Sequence[str]]:
-    """Read a service file as far as it has no faults.  -> it, and its faults; L{None}: nothing of it could be read."""
+def _read(file: Path) -> tuple[Config | None, Sequence[tuple[str, ServicePort]], Sequence[str]]:
+    """
+    Read a service file as far as it has no faults.
+
+    @return: it, the ports of the services that plugins bring, and its faults; L{None}: nothing of it could be read.
+    """
     collected = collect()
     try:
         config = examine(yaml.read(file), file, kinds(collected))
     except ConfigError as error:
-        return None, error.faults
+        return None, (), error.faults
+    ports = list(_servicePorts(config, collected))
     try:
         config.tree.raiseFaults()
     except ConfigError as error:
-        return config, (*error.faults, *collected.faults)
-    return config, collected.faults
+        return config, ports, (*error.faults, *collected.faults)
+    return config, ports, collected.faults
+
+
+def _servicePorts(config: Config, collected: Collected) -> Iterator[tuple[str, ServicePort]]:
+    """Return the ports of services that plugins bring; one that cannot be made becomes a fault of the service file."""
+    # MemoryReactor does nothing.  Imported here, since the import takes long.
+    from twisted.internet.testing import MemoryReactorClock
+
+    reactor, random = MemoryReactorClock(), BufferedSystemRandom()
+    site = Site(reactor, random, Ports(reactor, random), config.limits)
+    for entry in config.transports:
+        # What these bind is known by their options, also of one that cannot be made here.
+        if isinstance(entry.options, ListenOptions | ProxyDhcpOptions):
+            continue
+        try:
+            made = collected.transports[entry.kind].makeTransport(entry.name, entry.options, site)
+            yield from ((entry.name, at) for at in (made.ports if IPortService.providedBy(made) else ()))
+        except ConfigError as error:
+            for fault in error.faults:
+                entry.addFault(fault)
+        except Exception as error:
+            # The other checks are as good without it.
+            entry.addFault(f"it cannot be made: {error!r}")
 
 
 def _fileFindings(file: Path, faults: Sequence[str]) -> list[Finding]:

@@ -4,12 +4,13 @@ Defines what a check is asked about, and what it answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
 from castd.config.config import Config
 from castd.doctor.machine import IMachine
+from castd.interfaces import ServicePort
 from castd.service.privileges import UnprivilegedUser
 
 #: C{fine}: it is as it should be; C{problem}: it is not, and clients will notice; C{not seen}: it may be there, and
@@ -40,6 +41,7 @@ class Subject:
     @ivar pid: the server that runs with this file; L{None}: none is known of.
     @ivar seconds: how long is listened for an IGMP querier.
     @ivar probe: DHCP servers may be asked.
+    @ivar servicePorts: the ports of services that plugins bring, each behind the name of its service.
     """
 
     config: Config
@@ -47,6 +49,7 @@ class Subject:
     pid: int | None = None
     seconds: float = 3.0
     probe: bool = False
+    servicePorts: Sequence[tuple[str, ServicePort]] = ()
 
     @property
     def process(self) -> str:

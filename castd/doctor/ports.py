@@ -41,21 +41,24 @@ class WantedPort(NamedTuple):
 
     @ivar kind: C{udp} or C{tcp}.
     @ivar by: the transport or section that asks for it.
+    @ivar remedy: what to do if another program has it; C{""}: what can be done for any port.
     """
 
     kind: str
     host: str
     port: int
     by: str
+    remedy: str = ""
 
     def __str__(self) -> str:
         return f"{self.kind.upper()} {hostPort((self.host or 'any', self.port))} ({self.by})"
 
 
 def wantedPorts(subject: Subject) -> Iterator[WantedPort]:
-    """Return the ports of a service file, each once, but those of services that plugins bring."""
+    """Return the ports of a service file, each once, but those that others may have, too."""
+    remedies = {(at.host, at.port): at.remedy for _, at in subject.servicePorts}
     for (host, port), by in _byAddress(subject).items():
-        yield WantedPort("udp", host, port, ", ".join(by))
+        yield WantedPort("udp", host, port, ", ".join(by), remedies.get((host, port), ""))
     if (listen := subject.config.metrics.listen) is not None:
         try:
             at = boundTo(listen)
@@ -74,7 +77,23 @@ def _byAddress(subject: Subject) -> dict[tuple[str, int], list[str]]:
         if isinstance(entry.options, ProxyDhcpOptions):
             for port in (BOOT_SERVER, *((dhcp.SERVER_PORT,) if entry.options.relays else ())):
                 found.setdefault((entry.options.interface, port), []).append(entry.name)
+    for name, at in subject.servicePorts:
+        shared, _, address = at.host.partition("%")
+        if at.required and not (address and devices.isShared(shared)):
+            found.setdefault((at.host, at.port), []).append(name)
     return found
+
+
+def _broadcastPorts(subject: Subject) -> Iterator[WantedPort]:
+    """Return the ports at which broadcasts are heard, perhaps beside another program; the host is the own address."""
+    for entry in subject.config.transports:
+        if isinstance(entry.options, ProxyDhcpOptions) and entry.options.port67:
+            cure = "have that program share it (dnsmasq: bind-interfaces), or port-67: false with option 60 from it"
+            yield WantedPort("udp", entry.options.interface, dhcp.SERVER_PORT, entry.name, cure)
+    for name, at in subject.servicePorts:
+        shared, _, address = at.host.partition("%")
+        if at.required and shared == devices.BROADCAST and address:
+            yield WantedPort("udp", address, at.port, name, at.remedy)
 
 
 def lookAtPorts(subject: Subject, machine: IMachine) -> Iterator[Finding]:
@@ -83,7 +102,9 @@ def lookAtPorts(subject: Subject, machine: IMachine) -> Iterator[Finding]:
     wanted = {want: _takenBy(want, bound) for want in wantedPorts(subject)}
     known = holders(machine, {each.inode for sockets in wanted.values() for each in sockets})
     own = machine.addresses()
-    hosts = (*subject.interfaces, *((want.by, want.host) for want in wanted if want.kind == "tcp"))
+    services = {name for name, _ in subject.servicePorts}
+    others = [(want.by, want.host) for want in wanted if want.kind == "tcp" or want.by in services]
+    hosts = (*subject.interfaces, *others)
     gone = {host: name for name, host in hosts if host not in own and not _isEverywhere(host)}
     for host, name in gone.items():
         cure = "wait for the network (After=network-online.target), or mend the address"
@@ -97,11 +118,8 @@ def lookAtPorts(subject: Subject, machine: IMachine) -> Iterator[Finding]:
         who = [each for sock in sockets for each in known[sock.inode]]
         servers = [each.pid for each in who if each.isCastd and serves(machine, each, subject.config.file)]
         yield _portFinding(want, sockets, who, subject.pid or next(iter(servers), None))
-    for entry in subject.config.transports:
-        if isinstance(entry.options, ProxyDhcpOptions) and entry.options.port67:
-            yield from _sharingFindings(
-                WantedPort("udp", entry.options.interface, dhcp.SERVER_PORT, entry.name), machine
-            )
+    for want in _broadcastPorts(subject):
+        yield from _sharingFindings(want, machine)
 
 
 def _sharingFindings(want: WantedPort, machine: IMachine) -> Iterator[Finding]:
@@ -116,10 +134,8 @@ def _sharingFindings(want: WantedPort, machine: IMachine) -> Iterator[Finding]:
     who = ", ".join(sorted(others))
     failed = machine.bindFails(f"{devices.BROADCAST}%{want.host}", want.port)
     if failed == errno.EADDRINUSE:
-        cure = "have that program share it (dnsmasq: bind-interfaces), or port-67: false with option 60 from it"
-        yield Finding(
-            "problem", f"{want.by}: broadcasts to UDP {want.port} are not heard: {who} does not share it", cure
-        )
+        what = f"{want.by}: broadcasts to UDP {want.port} are not heard: {who} does not share it"
+        yield Finding("problem", what, want.remedy or "stop that program, or have it share the port")
     elif not failed:
         yield Finding("fine", f"{want.by}: broadcasts to UDP {want.port} can be heard beside {who}")
     elif failed != errno.EADDRNOTAVAIL:
@@ -150,7 +166,7 @@ def _portFinding(want: WantedPort, sockets: list[BoundSocket], known: list[Holde
     if pid is None and others and all(each.isCastd for each in others):
         return Finding("not known", f"{held}: whether for this file", "--control PATH, of its control socket")
     if others:
-        return Finding("problem", held, "stop that program, or use another port or interface")
+        return Finding("problem", held, want.remedy or "stop that program, or use another port or interface")
     if known:
         return Finding("not known", f"{want} is held by {known[0]}, for a socket unit", "systemctl list-sockets")
     uids = ", ".join(str(each) for each in sorted({each.uid for each in sockets}))
@@ -178,8 +194,7 @@ def lookAtPrivileges(subject: Subject, machine: IMachine) -> Iterator[Finding]:
 def _boundPorts(subject: Subject) -> Iterator[int]:
     """Return the ports that are bound, also those that other programs may have, too."""
     yield from (want.port for want in wantedPorts(subject))
-    if any(options.port67 for options in _proxyDhcps(subject)):
-        yield dhcp.SERVER_PORT
+    yield from (want.port for want in _broadcastPorts(subject))
 
 
 def _proxyDhcps(subject: Subject) -> list[ProxyDhcpOptions]:
