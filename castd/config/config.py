@@ -176,7 +176,7 @@ class Entry:
         Record a fault that shows only when the transport, source or sink is made.
 
         @param text: what is wrong.  If it begins with a path of keys within the options and a colon (C{files: ...},
-            C{rules[2].by: ...}), the fault gets the line of that value.
+            C{rules[2].by: ...}), the fault gets the line of that value; of the rule, if C{by} is not in the file.
         """
         self.tree.addFault(*self._place(text))
 
@@ -192,8 +192,10 @@ class Entry:
     def _place(self, text: str) -> tuple[Route, str]:
         """Return the route of the value that a text is about, and the text without it."""
         path, colon, rest = text.partition(": ")
-        route = (*self.route, *(int(key[1:-1]) if key[0] == "[" else key for key in _PATH_KEY.findall(path)))
-        return (route, rest) if colon and route in self.tree.lines else (self.route, text)
+        keys = [int(key[1:-1]) if key[0] == "[" else key for key in _PATH_KEY.findall(path)]
+        # The last keys of a path may be left out in the file; a text whose first one is not there begins with none.
+        known = colon and _PATH.fullmatch(path) and (*self.route, *keys[:1]) in self.tree.lines
+        return ((*self.route, *keys), rest) if known else (self.route, text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +286,7 @@ def examine(tree: Tree, file: Path, kinds: Kinds) -> Config:
 
 
 #: A key, or an index in brackets, of a path within options.
+_PATH = re.compile(r"[^.\[\]\s]+(?:\.[^.\[\]\s]+|\[[0-9]{1,9}\])*", re.ASCII)
 _PATH_KEY = re.compile(r"[^.\[\]]+|\[[0-9]{1,9}\]", re.ASCII)
 _SECTIONS = (
     "castd",

@@ -1002,6 +1002,12 @@ def test_PX46_others(tmp_path: Path, rules: list[dict[str, Any]], text: str) -> 
     assert any(text in each and "x.yaml:" in each for each in warnings(tmp_path, *rules))
 
 
+def test_PX46_lineOfTheRule(tmp_path: Path) -> None:
+    """PX-46: what is said of a key that a rule leaves out has the line of the rule, among however many."""
+    (fault,) = faults(tmp_path, IPXE, X64, transports={"tftp": {"interface": SERVER, "port": 6969}})
+    assert "x.yaml:16: transports.proxydhcp.rules[1].by: firmware fetches snponly.efi by a tftp at port 69" in fault
+
+
 def test_PX46_unreached() -> None:
     """PX-46: the rule that is named is the first that matches all machines of a later one, whatever rules there are."""
     chosen = random.Random(46)
