@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from ipaddress import IPv4Network
 from typing import Annotated, ClassVar, Literal, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema, model_validator
@@ -14,7 +15,17 @@ from castd.errors import Refused
 from castd.files import names
 from castd.machines.known import validUuid
 from castd.machines.words import LONGEST_VALUES, fill, parse
-from castd.options import Address, Clients, Duration, Frequency, GroupAddress, ServiceOptions, Settings, clients
+from castd.options import (
+    Address,
+    AnyNetwork,
+    Clients,
+    Duration,
+    Frequency,
+    GroupAddress,
+    ServiceOptions,
+    Settings,
+    clients,
+)
 from castd.packets.dhcp import FILE
 from castd.packets.pxe import ARCHITECTURES, HTTP_BOOT, IPXE_FEATURES, LARGEST_OPTION
 
@@ -133,6 +144,8 @@ def bootName(name: str) -> str:
     """
     if not name.isascii() or not name.isprintable() or " " in name:
         raise ValueError("a machine can be told ASCII without blanks only")
+    if "://" in name:
+        raise ValueError("name a file of content:, and no URL: iPXE gets one that fits the transport of by:")
     if name.startswith("/"):
         raise ValueError("a name begins without a slash, since firmware does not agree on what it means")
     longest = expand(name, PLACEHOLDERS) or ""
@@ -143,6 +156,18 @@ def bootName(name: str) -> str:
         return names.text(names.parts(name))
     except Refused as refusal:
         raise ValueError(f"this is no name of a file: {refusal}") from None
+
+
+def _withIpv4(value: tuple[AnyNetwork, ...]) -> tuple[AnyNetwork, ...]:
+    if not any(isinstance(network, IPv4Network) for network in value):
+        raise ValueError("no machine is in IPv6 networks alone: DHCPv6 has no proxies; name those of IPv4, or any")
+    return value
+
+
+def _wholeSeconds(value: float | None) -> float | None:
+    if value is not None and value != int(value):
+        raise ValueError(f"{value:g} s: ROMs count whole seconds, so write {max(1, round(value))} s")
+    return value
 
 
 def _text(value: str) -> str:
@@ -156,6 +181,13 @@ def _someItems(value: tuple[_Item, ...]) -> tuple[_Item, ...]:
     if not value:
         raise ValueError("an empty list says nothing")
     return value
+
+
+def _names(value: object) -> tuple[str, ...]:
+    found = tuple(map(str, _items(value)))
+    if not found:
+        raise ValueError("an empty list is no transport: leave it out for the first tftp at this interface")
+    return found
 
 
 def _listed(kind: str, *examples: object) -> WithJsonSchema:
@@ -178,7 +210,7 @@ Machines = Annotated[tuple[str, ...], PlainValidator(machinePatterns), _WRITTEN,
 Features = Annotated[tuple[str, ...], PlainValidator(features), _WRITTEN, _listed("features of iPXE", "http")]
 TransportNames = Annotated[
     tuple[str, ...],
-    PlainValidator(lambda value: tuple(map(str, _items(value)))),
+    PlainValidator(_names),
     _WRITTEN,
     _listed("names of transports", "tftp"),
 ]
@@ -197,7 +229,7 @@ class Menu(Settings):
     """A menu that the firmware shows."""
 
     prompt: Text = Field("Press F8 for a menu", description="what is shown while it waits")
-    wait: Duration | None = Field(
+    wait: Annotated[Duration | None, AfterValidator(_wholeSeconds)] = Field(
         5.0,
         ge=0,
         le=254,
@@ -206,6 +238,12 @@ class Menu(Settings):
     items: Annotated[tuple[MenuItem, ...], AfterValidator(_someItems)] = Field(
         description="the lines; items whose file is not there are left out"
     )
+
+    @model_validator(mode="after")
+    def _choice(self) -> Menu:
+        if all(item.boot is None for item in self.items):
+            raise ValueError("items: at least one needs boot: with none of them a machine is not answered")
+        return self
 
 
 class BootRule(Settings):
@@ -218,7 +256,7 @@ class BootRule(Settings):
     userClass: str | None = Field(None, min_length=1, description="DHCP's user class, such as an own build of iPXE has")
     lacks: Features = Field((), description="only an iPXE without these features, such as http")
     machines: Machines | None = Field(None, description="hardware addresses, with * at the end, and UUIDs; null: all")
-    networks: Clients = Field(
+    networks: Annotated[Clients, AfterValidator(_withIpv4)] = Field(
         clients("any"), description="that hold the relay, or the interface's whole network; on port 4011 the machine"
     )
     boot: BootName | None = Field(
@@ -270,7 +308,7 @@ class Options(ServiceOptions):
     relays: bool = Field(
         False, description="answer what relays send to this address; needs port 67 of the address for itself"
     )
-    clients: Clients | None = Field(
+    clients: Annotated[Clients, AfterValidator(_withIpv4)] | None = Field(
         None, description="networks that are answered; null: those that the interface reaches directly"
     )
     rules: Annotated[tuple[BootRule, ...], AfterValidator(_someItems)] = Field(

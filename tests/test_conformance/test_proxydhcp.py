@@ -1002,6 +1002,27 @@ def test_PX46_others(tmp_path: Path, rules: list[dict[str, Any]], text: str) -> 
     assert any(text in each and "x.yaml:" in each for each in warnings(tmp_path, *rules))
 
 
+@pytest.mark.parametrize(
+    ("rule", "own", "told"),
+    [
+        (IPXE | {"by": []}, {}, "rules[0].by: an empty list is no transport"),
+        (IPXE | {"networks": "::/0"}, {}, "rules[0].networks: no machine is in IPv6 networks alone"),
+        (IPXE | {"networks": ["::/0", "10.66.0.0/24"]}, {}, ""),
+        (IPXE, {"clients": ["fd00::/8"]}, "clients: no machine is in IPv6 networks alone"),
+        ({"boot": "tftp://10.66.0.2/boot.ipxe"}, {}, "rules[0].boot: name a file of content:, and no URL"),
+        ({"menu": {"items": [{"text": "disk"}]}}, {}, "rules[0].menu: items: at least one needs boot"),
+        ({"menu": {**MENU["menu"], "wait": "500 ms"}}, {}, "menu.wait: 0.5 s: ROMs count whole seconds, so write 1 s"),
+        ({"menu": {**MENU["menu"], "wait": "2.6 s"}}, {}, "menu.wait: 2.6 s: ROMs count whole seconds, so write 3 s"),
+        ({"menu": {**MENU["menu"], "wait": "2000 ms"}}, {}, ""),
+    ],
+)
+def test_PX46_inVain(tmp_path: Path, rule: dict[str, Any], own: dict[str, Any], told: str) -> None:
+    """PX-46: a rule or a network by which no machine could ever be answered is refused, with what would be right."""
+    found = faults(tmp_path, rule, own=own)
+    assert len(found) == bool(told)
+    assert told in "".join(found)
+
+
 def test_PX46_lineOfTheRule(tmp_path: Path) -> None:
     """PX-46: what is said of a key that a rule leaves out has the line of the rule, among however many."""
     (fault,) = faults(tmp_path, IPXE, X64, transports={"tftp": {"interface": SERVER, "port": 6969}})
@@ -1012,7 +1033,7 @@ def test_PX46_unreached() -> None:
     """PX-46: the rule that is named is the first that matches all machines of a later one, whatever rules there are."""
     chosen = random.Random(46)
     some: dict[str, Sequence[Any]] = {
-        "networks": ("any", "10.0.0.0/8", "10.1.0.0/16", ["10.1.0.0/16", "10.2.0.0/24"], "10.2.0.0/24", "::/0"),
+        "networks": ("any", "10.0.0.0/8", "10.1.0.0/16", ["10.1.0.0/16", "10.2.0.0/24"], "10.2.0.0/24"),
         "machines": (None, None, ["52:54:00:66:00:10"], ["52:54:00:*"]),
         "arch": (None, "efi-x64", ["efi-x64", "bios"]),
     }
