@@ -141,9 +141,16 @@ def patternsOf(machine: Machine) -> Iterator[str]:
     if machine.uuid is not None:
         yield machine.uuid
     if machine.mac is not None:
-        yield machine.mac
-        for end in range(0, len(machine.mac), len("52:")):
-            yield f"{machine.mac[:end]}*"
+        yield from wider(machine.mac)
+
+
+def wider(pattern: str) -> Iterator[str]:
+    """Return the patterns of machines that all machines of a pattern fit: itself, and shorter beginnings of a MAC."""
+    yield pattern
+    # A UUID has no beginnings.
+    stem = "" if "-" in pattern else pattern.removesuffix("*")
+    for end in range(0, len(stem), len("52:")):
+        yield f"{stem[:end]}*"
 
 
 def candidates(rules: Iterable[RuleInForce], request: BootRequest, own: IPv4Address) -> Iterator[Candidate]:

@@ -15,7 +15,7 @@ from castd.machines.words import parse, wordsOf
 from castd.networks import isWithin
 from castd.options import AnyNetwork, ListenOptions
 from castd.packets import pxe
-from castd.proxydhcp.answers import RuleInForce, fileField, menuOption
+from castd.proxydhcp.answers import RuleInForce, fileField, menuOption, wider
 from castd.proxydhcp.options import LONGEST_NAME, PLACEHOLDERS, BootRule, Options, expand
 from castd.proxydhcp.requests import Machine
 
@@ -238,24 +238,26 @@ class _Earlier:
     """
 
     def __init__(self) -> None:
-        self._tables: dict[tuple[tuple[str, ...] | None, AnyNetwork], list[RuleInForce]] = {}
+        self._tables: dict[tuple[str | None, AnyNetwork], list[RuleInForce]] = {}
         self._lengths: set[tuple[int, int]] = set()
 
     def add(self, inForce: RuleInForce) -> None:
         """Add a rule behind all others."""
         for network in inForce.rule.networks:
-            self._tables.setdefault((inForce.rule.machines, network), []).append(inForce)
+            for pattern in inForce.rule.machines or (None,):
+                self._tables.setdefault((pattern, network), []).append(inForce)
             self._lengths.add((network.version, network.prefixlen))
 
     def near(self, rule: BootRule) -> Iterator[RuleInForce]:
-        """Return, in their order, those for its machines or for all, whose networks hold the first of its own."""
+        """Return, in their order, those for its first machine or for all, whose networks hold the first of its own."""
         first = rule.networks[0]
         around = [
             first.supernet(new_prefix=length)
             for version, length in self._lengths
             if version == first.version and length <= first.prefixlen
         ]
-        found = [self._tables.get((machines, each), []) for machines in {None, rule.machines} for each in around]
+        patterns = (None, *wider(rule.machines[0])) if rule.machines else (None,)
+        found = [self._tables.get((pattern, each), []) for pattern in patterns for each in around]
         # Merged step by step, as mostly the first of many is the one.
         return merge(*found, key=lambda each: each.number)
 
@@ -297,10 +299,17 @@ def _covers(earlier: BootRule, rule: BootRule) -> bool:
         and earlier.ipxe in (None, rule.ipxe)
         and earlier.userClass in (None, rule.userClass)
         and set(earlier.lacks) <= set(rule.lacks)
-        and earlier.machines in (None, rule.machines)
+        and _named(earlier.machines, rule.machines)
         and _holds(earlier.arch, rule.arch)
         and all(isWithin(network, earlier.networks) for network in rule.networks)
     )
+
+
+def _named(earlier: tuple[str, ...] | None, later: tuple[str, ...] | None) -> bool:
+    """Return whether patterns of machines stand for all machines of others."""
+    if earlier is None or later is None:
+        return earlier is None
+    return all(any(pattern in earlier for pattern in wider(each)) for each in later)
 
 
 def _holds(wide: tuple[int, ...] | None, narrow: tuple[int, ...] | None) -> bool:

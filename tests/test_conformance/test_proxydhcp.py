@@ -989,6 +989,17 @@ def test_PX46_loop(tmp_path: Path, rules: list[dict[str, Any]], loops: int) -> N
             [X64, X64 | {"boot": "boot.ipxe"}],
             "rules[1]: never reached while snponly.efi is there: rule 1 matches before",
         ),
+        (
+            [X64 | {"machines": ["52:54:00:*", "b8:27:eb:00:00:01"]}, X64 | {"machines": "52:54:00:66:00:10"}],
+            "rules[1]: never reached while snponly.efi is there: rule 1 matches before",
+        ),
+        (
+            [
+                X64 | {"machines": ["52:54:00:66:00:10", "00112233-4455-6677-8899-aabbccddeeff"]},
+                X64 | {"machines": ["00112233-4455-6677-8899-aabbccddeeff", "52:54:00:66:00:10"]},
+            ],
+            "rules[1]: never reached while snponly.efi is there: rule 1 matches before",
+        ),
         ([X64 | {"networks": "10.66.0.0/25"}], "rules[0].networks: 10.66.0.0/25 is a part of 10.66.0.0/24"),
         ([X64 | {"networks": ["10.66.0.0/24", "10.67.0.0/24"]}], "nobody in 10.67.0.0/24 is answered"),
         ([MENU | {"menu": {"items": [{"text": "x" * 71, "boot": "boot.ipxe"}, {"text": "y"}]}}], "EDK II shows 70"),
@@ -1034,7 +1045,7 @@ def test_PX46_unreached() -> None:
     chosen = random.Random(46)
     some: dict[str, Sequence[Any]] = {
         "networks": ("any", "10.0.0.0/8", "10.1.0.0/16", ["10.1.0.0/16", "10.2.0.0/24"], "10.2.0.0/24"),
-        "machines": (None, None, ["52:54:00:66:00:10"], ["52:54:00:*"]),
+        "machines": (None, None, "52:54:00:66:00:10", "52:54:*", ["52:54:00:66:00:10", "52:54:00:66:*"], ["b8:*", "*"]),
         "arch": (None, "efi-x64", ["efi-x64", "bios"]),
     }
     found = Counter[bool]()
@@ -1050,6 +1061,27 @@ def test_PX46_unreached() -> None:
             rules.append(new)
             earlier.add(new)
     assert min(found.values()) > 30
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "all_"),
+    [
+        ("52:54:00:66:00:10", "52:54:00:66:00:10", True),
+        ("52:54:00:*", "52:54:00:66:00:10", True),
+        ("52:54:00:*", "52:54:*", False),
+        ("*", "52:54:*", True),
+        ("*", "*", True),
+        ("*", "00112233-4455-6677-8899-aabbccddeeff", False),
+        (["52:*", "b8:*"], ["b8:27:*", "52:54:00:66:00:10"], True),
+        (["52:*", "b8:*"], ["b8:27:*", "00:54:00:66:00:10"], False),
+        (None, "52:*", True),
+        ("*", None, False),
+    ],
+)
+def test_PX46_machines(earlier: Any, later: Any, all_: bool) -> None:
+    """PX-46: a rule is never reached if an earlier one names each of its machines, alone or by their beginning."""
+    rules = [BootRule.model_validate({"boot": "x", "machines": each}) for each in (earlier, later)]
+    assert checks._covers(*rules) is all_
 
 
 def test_PX46_manyRules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
