@@ -16,7 +16,7 @@ from castd.networks import isWithin
 from castd.options import AnyNetwork, ListenOptions
 from castd.packets import pxe
 from castd.proxydhcp.answers import RuleInForce, fileField, menuOption, wider
-from castd.proxydhcp.options import LONGEST_NAME, PLACEHOLDERS, BootRule, Options, expand
+from castd.proxydhcp.options import LONGEST_NAME, PLACEHOLDERS, RASPBERRY_PI, BootRule, Options, expand
 from castd.proxydhcp.requests import Machine
 
 #: An iPXE with every feature, and one that has none: what it may be told does not depend on anything else.
@@ -153,6 +153,7 @@ class Checker:
             earlier.add(inForce)
             yield from self._partNetworks(place, inForce.rule)
             yield from self._otherNetworks(place, inForce.rule)
+            yield from _raspberry(place, inForce.rule)
             for key, template in _templates(place, inForce.rule):
                 yield from self._ofFile(key, template, inForce.rule)
             for key, text in _menuTexts(place, inForce.rule):
@@ -203,7 +204,8 @@ class Checker:
             return
         size = self._file.size(template)
         if size is None:
-            yield f"{key}: {template} is not there, so nobody is answered by this rule"
+            so = "nobody is answered by this rule" if rule.menu is None else "its item is left out of the menu"
+            yield f"{key}: {template} is not there, so {so}"
         elif not self._file.readable(template, self._allowed()):
             yield f"{key}: the access rules give {template} to none of the machines that are answered"
         folder, last = posixpath.split(template)
@@ -274,6 +276,12 @@ def _templates(place: int, rule: BootRule) -> Iterator[tuple[str, str]]:
 def _menuTexts(place: int, rule: BootRule) -> Iterator[tuple[str, str]]:
     for number, item in enumerate(rule.menu.items if rule.menu else ()):
         yield f"rules[{place}].menu.items[{number}].text", item.text
+
+
+def _raspberry(place: int, rule: BootRule) -> Iterator[str]:
+    """Warn of a rule whose answer is for a Raspberry Pi, and that its ROM does not match."""
+    if rule.answer == RASPBERRY_PI and (rule.ipxe or not _holds(rule.arch, (pxe.BIOS,))):
+        yield f"rules[{place}].answer: the ROM of a Raspberry Pi is no iPXE, and says arch: bios: name its MAC"
 
 
 def _meets(network: IPv4Network, others: Sequence[AnyNetwork]) -> bool:

@@ -1000,6 +1000,15 @@ def test_PX46_loop(tmp_path: Path, rules: list[dict[str, Any]], loops: int) -> N
             ],
             "rules[1]: never reached while snponly.efi is there: rule 1 matches before",
         ),
+        (
+            [{"menu": {"items": [*MENU["menu"]["items"], {"text": "x", "boot": "y"}]}}],
+            "y is not there, so its item is left out",
+        ),
+        (
+            [X64 | {"answer": "raspberry-pi"}],
+            "rules[0].answer: the ROM of a Raspberry Pi is no iPXE, and says arch: bios",
+        ),
+        ([IPXE | {"answer": "raspberry-pi"}], "rules[0].answer: the ROM of a Raspberry Pi is no iPXE"),
         ([X64 | {"networks": "10.66.0.0/25"}], "rules[0].networks: 10.66.0.0/25 is a part of 10.66.0.0/24"),
         ([X64 | {"networks": ["10.66.0.0/24", "10.67.0.0/24"]}], "nobody in 10.67.0.0/24 is answered"),
         ([MENU | {"menu": {"items": [{"text": "x" * 71, "boot": "boot.ipxe"}, {"text": "y"}]}}], "EDK II shows 70"),
@@ -1032,6 +1041,12 @@ def test_PX46_inVain(tmp_path: Path, rule: dict[str, Any], own: dict[str, Any], 
     found = faults(tmp_path, rule, own=own)
     assert len(found) == bool(told)
     assert told in "".join(found)
+
+
+def test_PX46_raspberry(tmp_path: Path) -> None:
+    """PX-46: nothing is said of the usual rules for Raspberry Pis."""
+    rule = {"answer": "raspberry-pi", "machines": "b8:27:eb:*", "boot": "bootcode.bin"}
+    assert warnings(tmp_path, rule, rule | {"machines": "dc:a6:32:*", "arch": ["bios", 41], "ipxe": False}) == []
 
 
 def test_PX46_lineOfTheRule(tmp_path: Path) -> None:
