@@ -1231,6 +1231,14 @@ class IServiceFile(Interface):
         @return: octets; L{None}: it is not there (yet), or its source answers later.
         """
 
+    def isMissing(name: str, networks: Iterable[AnyNetwork]) -> bool:
+        """
+        Look a file up as clients of these networks would, whatever the access rules say.
+
+        @return: no client of theirs gets it now; C{False}: one does; or that is not known, as it depends on the machine
+            that asks, or a source answers later.
+        """
+
     def readable(name: str, networks: Iterable[AnyNetwork]) -> bool:
         """Return whether the access rules let any address of these networks read a file of this name."""
 

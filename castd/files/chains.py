@@ -26,11 +26,13 @@ from castd.interfaces import (
     ILocatingSource,
     IMachines,
     IMachineSource,
+    INetworkSource,
     IScopedSource,
     IUpload,
     Near,
 )
 from castd.machines.known import KnownMachine
+from castd.options import AnyNetwork
 from castd.request import Peer, Trace
 
 #: Called with the reason of each source that does not have a file.
@@ -68,6 +70,12 @@ class SourceChain:
         self._entries = tuple(map(_Entry.of, self.sources, self.places))
         self.byMachine = any(entry.byMachine is not None for entry in self._entries)
         self._machines = machines
+
+    @property
+    def networks(self) -> tuple[AnyNetwork, ...]:
+        """The networks whose clients some source tells apart from others."""
+        own = (source.networks for source in self.sources if INetworkSource.providedBy(source))
+        return tuple(network for networks in own for network in networks)
 
     def lookup(
         self,
@@ -164,18 +172,21 @@ class SourceChain:
 
         @param patience: seconds to wait for a disk.
         @param looked: what was found out before: in these directories no disk is waited for.
-        @return: its octets; why it is refused; or L{None}: that is not known, as a disk or a source answers later.
+        @return: its octets; why it is refused; or L{None}: that is not known, as a disk or a source answers later, or
+            it depends on the machine that asks.
         """
-        for source, _, _, byMachine, _ in self._entries:
+        known = True
+        for source, _, _, byMachine, scoped in self._entries:
             if byMachine is not None:
-                continue  # what it has depends on who asks
+                known = known and scoped is not None and not scoped.mayHave(name, peer)
+                continue
             try:
                 if isinstance(source, Directory):
                     if (key := (source.options, name)) in looked:
-                        known = looked[key]
-                        if isinstance(known, NotFound):
+                        before = looked[key]
+                        if isinstance(before, NotFound):
                             continue
-                        return known
+                        return before
                     return callWithin(patience, bind(source.sizeNow, name, peer))
                 found = source.lookup(name, peer)
             except NotFound:
@@ -190,7 +201,7 @@ class SourceChain:
             found.close()
             octets: int = found.size
             return octets
-        return NotFound()
+        return NotFound() if known else None
 
 
 class _Client:

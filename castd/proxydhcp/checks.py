@@ -202,8 +202,8 @@ class Checker:
     def _ofFile(self, key: str, template: str, rule: BootRule) -> Iterator[str]:
         if "{" in template:
             return
-        size = self._file.size(template)
-        if size is None:
+        missing = self._isMissing(template)
+        if missing:
             so = "nobody is answered by this rule" if rule.menu is None else "its item is left out of the menu"
             yield f"{key}: {template} is not there, so {so}"
         elif not self._file.readable(template, self._allowed()):
@@ -214,11 +214,14 @@ class Checker:
                 f"{key}: GRUB asks the DHCP server for its files, not this one: build it with a prefix, "
                 f"-p '(tftp,{self._own})/grub'"
             )
-        if fnmatchcase(last, "shim*") and size is not None and not self._hasSecondStage(folder):
+        if fnmatchcase(last, "shim*") and not missing and not self._hasSecondStage(folder):
             yield f"{key}: shim loads grubx64.efi (or grubaa64.efi) from beside itself, and there is none"
 
     def _hasSecondStage(self, folder: str) -> bool:
-        return any(self._file.size(posixpath.join(folder, name)) is not None for name in _SECOND_STAGES)
+        return any(not self._isMissing(posixpath.join(folder, name)) for name in _SECOND_STAGES)
+
+    def _isMissing(self, name: str) -> bool:
+        return self._file.isMissing(name, self._allowed())
 
     def _allowed(self) -> tuple[AnyNetwork, ...]:
         return self._reached if self._options.clients is None else self._options.clients

@@ -27,7 +27,6 @@ from castd.interfaces import (
     IContent,
     IContentSink,
     IContentSource,
-    INetworkSource,
     IPorts,
     IPredecessor,
     ISite,
@@ -219,10 +218,8 @@ class Site:
 
     def _viewpoints(self, networks: Iterable[AnyNetwork]) -> Sequence[str]:
         """Return an address of these networks for each part of them that rules or sources tell from others."""
-        edges = [] if self.rules is None else [*self.rules.networks]
-        for source in self.content.sources:
-            edges += source.networks if INetworkSource.providedBy(source) else ()
-        return viewpoints(networks, edges)
+        edges = () if self.rules is None else self.rules.networks
+        return viewpoints(networks, (*edges, *self.content.networks))
 
     def missingNow(self, name: str, networks: Iterable[AnyNetwork], patience: float) -> Refused | None:
         """

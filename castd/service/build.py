@@ -35,6 +35,7 @@ from castd.interfaces import (
     IServiceFile,
     ServicePort,
 )
+from castd.networks import viewpoints
 from castd.options import AnyNetwork
 from castd.profiles.table import makeProfiles
 from castd.request import Peer
@@ -384,6 +385,12 @@ class ServiceFile:
     def size(self, name: str) -> int | None:
         """As L{IServiceFile.size}."""
         return self._content.sizeNow(name, NO_PEER, self._patience, self._looked)
+
+    def isMissing(self, name: str, networks: Iterable[AnyNetwork]) -> bool:
+        """As L{IServiceFile.isMissing}."""
+        hosts = viewpoints(networks, self._content.networks) or [NO_PEER[0]]
+        found = (self._content.lookNow(name, (host, 0), self._patience) for host in hosts)
+        return all(isinstance(each, Refused) for each in found)
 
     def forgetLooked(self) -> None:
         """Look up each file anew from now on: a plugin may ask for as long as the service file is in force."""

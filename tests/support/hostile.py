@@ -134,6 +134,9 @@ class Everything:
     def size(self, name: str) -> int | None:
         return len(FILES[name]) if name in FILES else None
 
+    def isMissing(self, name: str, networks: object) -> bool:
+        return name not in FILES
+
     def readable(self, name: str, networks: object) -> bool:
         return True
 

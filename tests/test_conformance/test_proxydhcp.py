@@ -1043,6 +1043,31 @@ def test_PX46_inVain(tmp_path: Path, rule: dict[str, Any], own: dict[str, Any], 
     assert told in "".join(found)
 
 
+def test_PX46_missing(tmp_path: Path) -> None:
+    """PX-46: a file counts as missing only if no client that is answered gets it, and no machine may have its own."""
+    (tmp_path / "t.j2").write_text("{{ mac }}")
+    (tmp_path / "pc").mkdir()
+    template = {"template": {"file": "t.j2", "names": ["made.ipxe", "{mac}/shimx64.efi"]}}
+
+    def told(*content: Any, own: Any = None) -> list[str]:
+        rules = [{"boot": name, "ipxe": True} for name in ("boot.ipxe", "made.ipxe", "pc/own.ipxe", "gone.ipxe")]
+        found = warnings(tmp_path, *rules, more={"content": content}, own=own)
+        return [each.split()[2] for each in found if "is not there" in each]
+
+    for networks, missing in (("10.66.0.0/25", []), ("10.66.0.128/25", []), ("10.67.0.0/24", ["boot.ipxe"])):
+        (name,) = missing or [""]
+        folder = {"directory": {"path": "boot", "networks": networks}}
+        assert told(folder) == [*filter(None, [name]), "made.ipxe", "pc/own.ipxe", "gone.ipxe"]
+        assert told(folder, template) == [*filter(None, [name]), "pc/own.ipxe", "gone.ipxe"]
+    assert told(folder, own=RELAYED) == ["made.ipxe", "pc/own.ipxe", "gone.ipxe"]
+    machines = {"directory": {"path": "pc/{mac}", "under": "pc"}}
+    assert told(machines) == ["boot.ipxe", "made.ipxe", "gone.ipxe"]
+    assert told({"directory": {"path": "pc/{mac}"}}) == []
+    # An unreadable file is none that a machine gets.
+    (tmp_path / "boot" / "made.ipxe").mkdir()
+    assert told({"directory": {"path": "boot"}}) == ["made.ipxe", "pc/own.ipxe", "gone.ipxe"]
+
+
 def test_PX46_raspberry(tmp_path: Path) -> None:
     """PX-46: nothing is said of the usual rules for Raspberry Pis."""
     rule = {"answer": "raspberry-pi", "machines": "b8:27:eb:*", "boot": "bootcode.bin"}
@@ -1784,6 +1809,9 @@ def test_checkerIsPure() -> None:
 
         def size(self, name: str) -> int | None:
             return 5
+
+        def isMissing(self, name: str, networks: Any) -> bool:
+            return False
 
         def readable(self, name: str, networks: Any) -> bool:
             return True
