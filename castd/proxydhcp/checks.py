@@ -16,7 +16,7 @@ from castd.networks import isWithin
 from castd.options import AnyNetwork, ListenOptions
 from castd.packets import pxe
 from castd.proxydhcp.answers import RuleInForce, fileField, menuOption, wider
-from castd.proxydhcp.options import LONGEST_NAME, PLACEHOLDERS, RASPBERRY_PI, BootRule, Options, expand
+from castd.proxydhcp.options import ASK, LONGEST_NAME, NUMBERS, PLACEHOLDERS, RASPBERRY_PI, BootRule, Options, expand
 from castd.proxydhcp.requests import Machine
 
 #: An iPXE with every feature, and one that has none: what it may be told does not depend on anything else.
@@ -24,6 +24,7 @@ _IPXE = Machine("", None, None, (), True, frozenset(pxe.IPXE_FEATURES.values()),
 _FIRMWARE = Machine("", None, None, (), False, frozenset(), b"")
 #: Octets of a menu's text that EDK II shows.
 _SHOWN = 70
+_UEFI = NUMBERS["efi-x64"]
 _LOADERS = ("*ipxe*", "undionly*", "snponly*")
 #: The second stages that shim looks for beside itself.
 _SECOND_STAGES = ("grubx64.efi", "grubaa64.efi", "grubia32.efi", "grubriscv64.efi", "grubloongarch64.efi")
@@ -159,6 +160,7 @@ class Checker:
             for key, text in _menuTexts(place, inForce.rule):
                 if len(text) > _SHOWN:
                     yield f"{key}: EDK II shows {_SHOWN} of its {len(text)} characters"
+        yield from self._unoffered()
         yield from self._loops()
 
     def _clients(self) -> Iterator[str]:
@@ -225,6 +227,17 @@ class Checker:
 
     def _allowed(self) -> tuple[AnyNetwork, ...]:
         return self._reached if self._options.clients is None else self._options.clients
+
+    def _unoffered(self) -> Iterator[str]:
+        """Warn of files named by an address, for machines that no offer sends to port 4011, where it is known."""
+        offering = [each for each in self.rules if not _isByAddress(each.rule)]
+        for place, inForce in enumerate(self.rules if self._options.port67 else ()):
+            rule = inForce.rule
+            later = (each.rule for each in offering if each.number > inForce.number)
+            if _isByAddress(rule) and not any(_asksFor(each, rule) for each in later):
+                (key, _), *_ = _templates(place, rule)
+                cure = "a later rule for these machines, with answer: ask and without {ip}, has to make it"
+                yield f"{key}: {{ip}} is not known when the offer is made: {cure}"
 
     def _loops(self) -> Iterator[str]:
         """Warn of rules by which an iPXE that was just loaded is told to load iPXE."""
@@ -321,6 +334,22 @@ def _named(earlier: tuple[str, ...] | None, later: tuple[str, ...] | None) -> bo
     if earlier is None or later is None:
         return earlier is None
     return all(any(pattern in earlier for pattern in wider(each)) for each in later)
+
+
+def _isByAddress(rule: BootRule) -> bool:
+    """Return whether each file of a rule is named by the address of the machine."""
+    return all("ip" in wordsOf(parse(template)) for template in rule.templates if template is not None)
+
+
+def _asksFor(later: BootRule, rule: BootRule) -> bool:
+    """Return whether a later rule may send machines of a rule to port 4011, by an offer that does not say all."""
+    if None not in (later.ipxe, rule.ipxe) and later.ipxe != rule.ipxe:
+        return False
+    known = [numbers for numbers in (later.arch, rule.arch) if numbers is not None]
+    common = set(known[0]).intersection(*known) if known else {pxe.BIOS, *_UEFI}
+    ipxe = later.ipxe or rule.ipxe
+    asks = later.menu is not None or later.answer == ASK
+    return bool(common) and (asks or (later.answer == "auto" and not ipxe and not common <= set(pxe.OLD_FIRMWARE)))
 
 
 def _holds(wide: tuple[int, ...] | None, narrow: tuple[int, ...] | None) -> bool:

@@ -1068,6 +1068,27 @@ def test_PX46_missing(tmp_path: Path) -> None:
     assert told({"directory": {"path": "boot"}}) == ["made.ipxe", "pc/own.ipxe", "gone.ipxe"]
 
 
+@pytest.mark.parametrize(
+    ("later", "own", "warned"),
+    [
+        ([], {}, True),
+        ([], {"port-67": False}, False),
+        ([X64], {}, False),
+        ([{"boot": "boot.ipxe"}], {}, False),
+        ([{"arch": "bios", "boot": "boot.ipxe"}], {}, True),
+        ([X64 | {"answer": "direct"}], {}, True),
+        ([IPXE, IPXE | {"answer": "ask"}], {}, True),
+        ([MENU_X64], {}, False),
+        ([X64 | {"boot": "{ip}/{mac}", "answer": "ask"}], {}, True),
+    ],
+)
+def test_PX46_byAddress(tmp_path: Path, later: list[Any], own: dict[str, Any], warned: bool) -> None:
+    """PX-46: a file named by an address is asked for at port 4011; it takes another rule to send machines there."""
+    rule = {"arch": "efi-x64", "ipxe": False, "answer": "ask", "boot": "{ip}.efi"}
+    told = [each for each in warnings(tmp_path, rule, *later, own=own) if "{ip} is not known when" in each]
+    assert (["rules[0].boot: {ip}" in each for each in told[:1]], len(told) > 0) == ([True] * warned, warned)
+
+
 def test_PX46_raspberry(tmp_path: Path) -> None:
     """PX-46: nothing is said of the usual rules for Raspberry Pis."""
     rule = {"answer": "raspberry-pi", "machines": "b8:27:eb:*", "boot": "bootcode.bin"}
