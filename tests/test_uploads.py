@@ -1188,6 +1188,39 @@ def test_uploadsOfMachines(tmp_path: Path) -> None:
         sink.beginFor("boot.log", KnownMachine(ONE), None)
 
 
+def test_unaskedUploads(tmp_path: Path) -> None:
+    """Who uploads is found out only for a name that a folder of machines may take; refusals are what they were."""
+    asked: list[Any] = []
+
+    def machineOf(peer: Any, server: Any = None) -> KnownMachine:
+        asked.append(peer)
+        return KnownMachine(peer, mac="52:54:00:66:00:10", at=0.0)
+
+    (tmp_path / "all").mkdir()
+    machines: Any = SimpleNamespace(machineOf=machineOf)
+    places = (
+        {"path": str(tmp_path / "{mac}"), "under": "pc", "networks": "10.0.0.7", "make-directories": True},
+        {"path": str(tmp_path / "all"), "under": "all"},
+    )
+    options = [UploadDirectoryOptions.model_validate({"keep-free": 0, **each}) for each in places]
+    chain = SinkChain([UploadDirectory(each, maybeDeferred) for each in options], machines=machines)
+    for name, peer, error, count in (
+        ("all/a", ONE, None, 0),
+        ("a", ONE, "no place", 0),
+        ("../pc/a", ONE, "out of the root", 0),
+        ("pc/" + "n" * 256, ONE, "too long", 0),
+        ("pc/a", ONE, None, 1),
+        ("pc/a", TWO, "by this client", 1),
+    ):
+        if error is None:
+            result(chain.begin(name, peer, None)).abort()
+        else:
+            with pytest.raises(Refused, match=error):
+                result(chain.begin(name, peer, None))
+        assert (len(asked), name) == (count, name)
+        asked.clear()
+
+
 @pytest.mark.root
 def test_group(tmp_path: Path) -> None:
     """Files, and directories that are made for them, belong to the group of the options."""

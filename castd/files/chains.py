@@ -291,7 +291,7 @@ class SinkChain:
         self.directories = tuple(directories)
         self.mode = mode
         self._machines = machines
-        self._byMachine = any(each.byMachine for each in self.directories)
+        self._byMachine = tuple(each for each in self.directories if each.byMachine)
 
     def begin(self, name: str, peer: Peer, size: int | None) -> Deferred[IUpload]:
         """
@@ -331,7 +331,7 @@ class SinkChain:
         refusal: Refused | None = None
         told = told or _tellNobody
         machine = KnownMachine(peer)
-        if self._machines is not None and self._byMachine:
+        if self._machines is not None and any(each.mayCover(name) for each in self._byMachine):
             machine = await asDeferred(self._machines.machineOf(peer))
         for directory in self.directories:
             if not directory.covers(name, machine):

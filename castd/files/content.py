@@ -158,8 +158,8 @@ class Directory:
         return opening.addCallback(lambda opened: self._file(name, opened))
 
     def mayHave(self, name: str, peer: Peer) -> bool:
-        """As L{IScopedSource.mayHave}."""
-        return self._map.mayHave(name, peer)
+        """As L{IScopedSource.mayHave}: by its networks, and by C{under}."""
+        return self._map.isFor(peer) and self._map.mayHave(name)
 
     def sizeNow(self, name: str, peer: Peer) -> int:
         """Return octets of the file of this name, and wait for the disk.  In any thread; raises as L{lookup}."""

@@ -175,10 +175,8 @@ class NameMap:
         """Return what names begin with.  @raise NotFound: the value of a word is not known."""
         return self._fixed if self._fixed is not None else _filled(self._under, machine.values)
 
-    def mayHave(self, name: str, peer: Peer) -> bool:
-        """As L{IScopedSource.mayHave<castd.interfaces.IScopedSource.mayHave>}: by its networks, and by C{under}."""
-        if not self.isFor(peer):
-            return False
+    def mayHave(self, name: str) -> bool:
+        """Return whether a name may be one of some machine: C{under} what it has to be, as far as that is known."""
         if self._rules:
             return True
         try:

@@ -73,6 +73,10 @@ class UploadDirectory:
         """Close the directory, as it takes no more uploads; those under way go on."""
         self._root.release()
 
+    def mayCover(self, name: str) -> bool:
+        """Return whether a file of this name may belong to this directory, whichever machine uploads it."""
+        return self._map.mayHave(name)
+
     def covers(self, name: str, machine: KnownMachine) -> bool:
         """Return whether a file of this name belongs to this directory: C{under} it, and every word has a value."""
         try:
