@@ -354,7 +354,7 @@ RULES: Final = (
         "nothing but its request was heard, and its port was reported closed; the answer came from the port that was "
         "asked, or went to a group",
         lambda facts: _ended(outcomes.CLOSED)(facts) and not facts.heard and facts.plainWay,
-        "its port was closed at once: its firewall rejects the answer, or its program has ended",
+        "its port is closed: its firewall rejects the answer, or its program has ended",
         "the firewall and the console of the machine",
     ),
     VerdictRule(

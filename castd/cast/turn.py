@@ -330,6 +330,24 @@ class GenericTurn(ABC, Generic[M]):
         asked = (member is self.master and self.serving) or member.wanted
         return Holding((range(asked[0].start if asked else 0, self.count),), member.joinedRun)
 
+    def mayHaveAll(self, peer: Peer) -> bool:
+        """
+        Return whether a member of a group may have received everything: all that it lacked has been sent since it
+        joined, and it has asked for no block in vain but the last.
+        """
+        member = self.members.get(peer)
+        return member is not None and self._mayHaveAll(member)
+
+    def _mayHaveAll(self, member: M) -> bool:
+        """As L{mayHaveAll}."""
+        sent, count = self.sentRuns, self.count
+        if sent is None or not count:
+            return False
+        asked = (member is self.master and self.serving) or member.wanted
+        if asked and asked[-1].stop < count:
+            return False
+        return sent.bounds(range(asked[0].start if asked else 0, count))[0] > member.joinedRun
+
     def memberListens(self, member: M) -> None:
         """Note that what is sent from now on may be received by this member."""
         if self.sentRuns is not None:
@@ -363,6 +381,8 @@ class GenericTurn(ABC, Generic[M]):
         member.highestSentAtJoin, member.hearsGroup = self.highestSent, False
         member.suspect, member.failedTurns = False, 0  # it lives, and may be another one than before
         self.memberListens(member)
+        if member.wanted and member.wanted[0].start > 0:
+            member.wanted = ()  # what it had before it may lack now
         if member is not self.master:
             member.heard = False
             self._announceListener(member, now)
@@ -590,7 +610,8 @@ class GenericTurn(ABC, Generic[M]):
 
         @param wants: the blocks that it still lacks, as far as it has asked for them.
         """
-        self.members.remove(member, self.leaving(member, outcome, now), wants)
+        sent = outcome in (outcomes.SILENT, outcomes.CLOSED) and self._mayHaveAll(member)
+        self.members.remove(member, self.leaving(member, outcome, now), wants, sent=sent)
         if member is self.master:
             self.passTurn(now)
 

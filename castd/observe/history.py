@@ -72,7 +72,11 @@ def _machineOf(event: LogEvent) -> str | None:
 
 def _isServed(event: LogEvent) -> bool:
     """Return whether a machine has acknowledged something in this event, so that its address is no forgery."""
-    return event.get("event") == "received" and event.get("outcome") in outcomes.ANSWERED and bool(event.get("octets"))
+    outcome = event.get("outcome")
+    if event.get("event") != "received" or outcome not in outcomes.ANSWERED or not event.get("octets"):
+        return False
+    # A listener of a group may never have sent more than its request.
+    return outcome != outcomes.UNCONFIRMED or event.get("group") is None
 
 
 def isFailure(event: LogEvent) -> bool:

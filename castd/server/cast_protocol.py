@@ -109,16 +109,18 @@ class Receiver:
     @ivar since: the instant of its first request.
     @ivar progressBefore: blocks, repeats and octets of the cast at that instant.
     @ivar closedReports: how often its port was reported closed since it has last sent anything.
+    @ivar closedEarly: when the first of these reports came it could not have received everything.
     @ivar error: code and text of the ERROR that it has sent; L{None}: it has sent none.
     """
 
-    __slots__ = ("closedReports", "error", "progressBefore", "request", "since")
+    __slots__ = ("closedEarly", "closedReports", "error", "progressBefore", "request", "since")
 
     def __init__(self, request: Request, since: float, progressBefore: tuple[int, int, int]) -> None:
         self.request = request
         self.since = since
         self.progressBefore = progressBefore
         self.closedReports = 0
+        self.closedEarly = False
         self.error: tuple[int, str] | None = None
 
 
@@ -498,10 +500,19 @@ class CastProtocol(FastPath):
                 for each in self.receivers.values():
                     each.closedReports = 0
         if (receiver := self.receivers.get(peer)) is not None:
+            if not receiver.closedReports:
+                receiver.closedEarly = not self._mayHaveAll(peer)
             receiver.closedReports += 1
             if receiver.closedReports >= CLOSED_PORTS:
                 # It is removed by the timer, as this may be called from within pump.
                 self.site.timers.set(self, self._seconds())
+
+    def _mayHaveAll(self, peer: Peer) -> bool:
+        """Return whether a receiver of a group may have received everything, as far as is known."""
+        if self.group is None:
+            return False
+        cast: object = self._main.cast
+        return isinstance(cast, Turn) and cast.mayHaveAll(peer)
 
     def _removeClosed(self) -> None:
         for peer, receiver in list(self.receivers.items()):
@@ -741,8 +752,8 @@ class CastProtocol(FastPath):
             return
         self.receivers.pop(action.peer)
         self._dropFallback(action.peer)
-        seen = self._ending(sender, receiver, self._outcome(action), action.wants, action.repeated)
-        self.dismiss(receiver, seen._replace(heard=action.heard), now)
+        seen = self._ending(sender, receiver, self._outcome(receiver, action), action.wants, action.repeated)
+        self.dismiss(receiver, seen._replace(heard=action.heard, removed=action.outcome), now)
 
     def _ending(
         self, sender: CastSender, receiver: Receiver, outcome: str, wants: Ranges, repeated: int
@@ -765,17 +776,20 @@ class CastProtocol(FastPath):
         again = 0 if wants[0].start else (self.repeats - receiver.progressBefore[1]) // total(wants)
         return eventlog.Ending(outcome, lastBlockAt, lacks=wants[0].start, sent=again + 1, repeated=repeated)
 
-    def _outcome(self, action: Left) -> str:
+    def _outcome(self, receiver: Receiver, action: Left) -> str:
         """
         Return the outcome; UNCONFIRMED for a receiver that lacks no more than the acknowledgement of the last block.
         """
+        if action.outcome not in (outcomes.SILENT, outcomes.CLOSED):
+            return action.outcome
+        # Many listeners of a group say nothing at all, and leave without a word when they have everything.
+        if action.sent and not (action.outcome == outcomes.CLOSED and receiver.closedEarly):
+            return outcomes.UNCONFIRMED
         count = self.wire.count
         missing = count is None or not action.wants or action.wants[-1].stop < count
-        # Of one that has never sent anything this is not known: its request may be forged, or a firewall drops the
-        # rest.
-        if action.outcome in (outcomes.SILENT, outcomes.CLOSED) and not missing and action.heard:
-            return outcomes.UNCONFIRMED
-        return action.outcome
+        # Of any other that has never sent anything this is not known: its request may be forged, or a firewall drops
+        # the rest.
+        return action.outcome if missing or not action.heard else outcomes.UNCONFIRMED
 
     def dismiss(self, receiver: Receiver, ending: eventlog.Ending, now: float) -> None:
         """
@@ -783,8 +797,9 @@ class CastProtocol(FastPath):
         gets no farewell when it is silent: the request may be forged.
         """
         request, outcome = receiver.request, ending.outcome
-        if ending.heard or outcome != outcomes.SILENT:
-            for datagram, address in self._farewell(request, outcome):
+        removed = ending.removed or outcome
+        if ending.heard or removed != outcomes.SILENT:
+            for datagram, address in self._farewell(request, removed):
                 self._queue.put(self, datagram, address)
         # Whatever of it a plugin cannot tell, the receiver has left.
         told = partial(eventlog.receiverLeft, self, receiver, ending, now)
@@ -825,6 +840,9 @@ class CastProtocol(FastPath):
                 wants, repeated = (peerState.serving,), cast.repeatedRequests(peer)
                 ending = self._ending(sender, receiver, outcomes.REPLACED, wants, repeated)
                 ending = ending._replace(heard=cast.heard(peer))
+            if self._mayHaveAll(peer):
+                # A listener leaves without a word, and its machine may have gone on to the next file.
+                ending = ending._replace(outcome=outcomes.UNCONFIRMED, removed=outcomes.REPLACED)
             self._main.hear(peer, Leave(outcomes.REPLACED), now)
         except BaseException:
             self._fail()

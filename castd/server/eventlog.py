@@ -46,6 +46,9 @@ class Ending(NamedTuple):
     @ivar heard: it has sent something since its request.
     @ivar lacks, sent, repeated: as of L{Facts<castd.verdicts.Facts>}.
     @ivar why: why the server has ended it; C{""}: the outcome says all.
+
+
+    @ivar removed: the outcome with which it was removed, if that is another one; its farewell depends on it.
     """
 
     outcome: str
@@ -55,6 +58,7 @@ class Ending(NamedTuple):
     sent: int = 0
     repeated: int = 0
     why: str = ""
+    removed: str = ""
 
 
 # What one type of machine asks for, and what it is granted, is the same for all of its kind.
