@@ -71,6 +71,23 @@ def test_resources(tmp_path: Path) -> None:
     assert opened.left() == []
 
 
+def test_alarmsOfRequestPorts(tmp_path: Path) -> None:
+    """A machine that has asked for a size only is waited for without a cast: that is an alarm of a request port."""
+    (tmp_path / "boot").mkdir()
+    (tmp_path / "boot" / "file").write_bytes(b"x")
+    network = Network()
+    case = Case(tmp_path, network, START + TFTP)
+    box = RecordingClient(network.host(CLIENT))
+    box.send(b"\0\1file\0octet\0tsize\x000\0", (SERVER, 69))
+    letter = box.expect()
+    box.send(b"\0\5\0\x08\0", letter.source)
+    network.advance(1)
+    held = statusOf(case.server)["held"]
+    assert (held["casts"], held["alarms"]) == (0, 1)
+    network.advance(30)
+    assert statusOf(case.server)["held"]["alarms"] == 0
+
+
 def test_elsewhere() -> None:
     """What a transport from elsewhere has under way is shown and counted, even if it tells nothing of itself."""
 

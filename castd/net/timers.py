@@ -1,5 +1,5 @@
 """
-Run the timers of all casts and uploads by one timer of the reactor.
+Run the timers of all casts, uploads and request ports by one timer of the reactor.
 
 Resetting a C{DelayedCall} costs a microsecond, as much as all Python code for a lockstep block; and nearly every timer
 is postponed before it expires.  So a target that postpones its timer only sets its own attribute; the heap is updated

@@ -281,7 +281,7 @@ GAUGES = (
     ),
     GaugeMetric(
         "castd_alarms",
-        "Alarms of casts, set or not yet forgotten.",
+        "Timers of casts, uploads and request ports, set or not yet forgotten.",
         (),
         lambda readings: {(): readings.resources["alarms"]},
     ),

@@ -218,9 +218,9 @@ def resources(site: ISite, passingCalls: int = 0) -> dict[str, int]:
     way, so a leak shows.
 
     @param passingCalls: delayed calls of the reactor that come and go with the log; they are left out.
-    @return: C{ports}: ports that wait for the next transfer, with two descriptors each; C{alarms}: timers of casts;
-        C{calls}: delayed calls of the reactor; C{casts} and C{receivers}: those under way; C{looking}: requests whose
-        file is being looked for.
+    @return: C{ports}: ports that wait for the next transfer, with two descriptors each; C{alarms}: timers of casts,
+        uploads and request ports; C{calls}: delayed calls of the reactor; C{casts} and C{receivers}: those under way;
+        C{looking}: requests whose file is being looked for.
     """
     admission = site.admission
     site.timers.tidy()
