@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from castd.observe.history import entryOf
-from castd.packets.tftp import buildError
+from castd.packets.tftp import buildAck, buildError
 from castd.testing import pattern
 from tests.support.clients.multicast import Member
 from tests.support.clients.tftp import rrq
@@ -148,6 +148,38 @@ def play(stage: GroupStage, row: Row) -> Member:
         stage.network.advance(3.2)
         other.ack(*range(LAST + 1))
     return member
+
+
+def test_closedPortsCostNoTime() -> None:
+    """Who waits behind fifty that have left, and whose hosts say so, has the turn in a moment."""
+    with GroupStage() as stage:
+        first = stage.join(1)
+        gone = [stage.join(number) for number in range(2, 52)]
+        last = stage.join(100)
+        first.ack(*range(LAST))
+        for member in gone:
+            member.client.port.stopListening()
+        first.ack(LAST)
+        stage.network.advance(0.1)
+        assert last.roles() == ["1"]
+        last.ack(LAST)
+        stage.over()
+        assert [event["outcome"] for event in stage.told("received")] == ["done"] + 50 * ["unconfirmed"] + ["done"]
+
+
+def test_oneReportIsNoEnd() -> None:
+    """A master whose port was reported closed once, and which answers when it is asked again, goes on."""
+    with GroupStage() as stage:
+        first, second, third = stage.join(1), stage.join(2), stage.join(3)
+        first.ack(*range(LAST))
+        first.client.send(buildAck(LAST), first.tid)
+        (cast,) = stage.casts()
+        stage.network.advance(0.0005)
+        cast.peerUnreachable(second.client.address)
+        stage.network.advance(0.001)
+        assert second.roles() == ["1", "1"]
+        assert third.told() == []
+        assert second.ack(2) == [3]
 
 
 @pytest.mark.parametrize("row", TABLE.values(), ids=TABLE)

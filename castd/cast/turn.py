@@ -615,6 +615,17 @@ class GenericTurn(ABC, Generic[M]):
         if member is self.master:
             self.passTurn(now)
 
+    def announceAgainNow(self, peer: Peer, now: float) -> None:
+        """
+        Announce a master again at once, if it has not answered and others wait: its port was reported closed, which a
+        second report is to confirm.  Listeners that have everything leave without a word, many at a time.
+        """
+        master = self.master
+        if master is None or master.peer != peer or self.state is not TurnState.ANNOUNCED or len(self.members) == 1:
+            return
+        if self.repeatAt < NEVER:
+            self.repeatAt = now
+
     def passTurn(self, now: float) -> None:
         """End the turn, and give the next one to the L{successor}."""
         self._chargeTurn(now)

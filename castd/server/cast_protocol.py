@@ -503,16 +503,21 @@ class CastProtocol(FastPath):
             if not receiver.closedReports:
                 receiver.closedEarly = not self._mayHaveAll(peer)
             receiver.closedReports += 1
-            if receiver.closedReports >= CLOSED_PORTS:
+            if (turn := self._groupTurn()) is not None:
+                turn.announceAgainNow(peer, self._seconds())
+            if turn is not None or receiver.closedReports >= CLOSED_PORTS:
                 # It is removed by the timer, as this may be called from within pump.
                 self.site.timers.set(self, self._seconds())
 
+    def _groupTurn(self) -> Turn | None:
+        """Return the cast of a group of the TFTP family; L{None}: it is another one."""
+        cast: object = None if self.group is None else self._main.cast
+        return cast if isinstance(cast, Turn) else None
+
     def _mayHaveAll(self, peer: Peer) -> bool:
         """Return whether a receiver of a group may have received everything, as far as is known."""
-        if self.group is None:
-            return False
-        cast: object = self._main.cast
-        return isinstance(cast, Turn) and cast.mayHaveAll(peer)
+        turn = self._groupTurn()
+        return turn is not None and turn.mayHaveAll(peer)
 
     def _removeClosed(self) -> None:
         for peer, receiver in list(self.receivers.items()):
