@@ -9,6 +9,9 @@ from castd.cast.policy import MIN_RTO, RetransmitPolicy
 
 #: Blocks that may be sent in a turn, however short the file is: a few repetitions of a short file do no harm.
 MIN_TURN_BUDGET = 64
+#: For how long it is remembered what an address has cost, from the beginning of its last turn on, and of how many
+#: addresses: a group that always has members does not end, and its machines boot again.  Seconds, and addresses.
+COSTS_LAST, MOST_CHARGED = 300.0, 4096
 
 
 class JoinDelay:
@@ -100,6 +103,9 @@ class AddressCosts:
 
     The first turn of an address may cost more: a slow machine with one port is cut short by the rules for a turn.
 
+    An address is forgotten when another gets a turn L{COSTS_LAST} after its own last one began, and the first of more
+    than L{MOST_CHARGED}.
+
     @ivar seconds: for how long the masters at an address have let others wait, by its host; one with nothing is left
         out.
     """
@@ -115,11 +121,19 @@ class AddressCosts:
         self._firstTurn = self._budget if slowest is None else max(self._budget, slowest.seconds)
         self.seconds: dict[str, float] = {}
         self._blocks: dict[str, int] = {}
-        self._turns: dict[str, int] = {}
+        # How many turns each address had, and when the last one began, in that order.
+        self._turns: dict[str, tuple[int, float]] = {}
 
-    def turnBegins(self, host: str) -> None:
+    def turnBegins(self, host: str, now: float) -> None:
         """Note that a member at an address gets the turn."""
-        self._turns[host] = self._turns.get(host, 0) + 1
+        turns, _ = self._turns.pop(host, (0, now))
+        self._turns[host] = turns + 1, now
+        while (first := next(iter(self._turns))) != host and (
+            self._turns[first][1] + COSTS_LAST <= now or len(self._turns) > MOST_CHARGED
+        ):
+            del self._turns[first]
+            self.seconds.pop(first, None)
+            self._blocks.pop(first, None)
 
     def waited(self, host: str, seconds: float) -> None:
         """Charge an address for a time in which its master has asked for nothing new while others waited."""
@@ -143,6 +157,6 @@ class AddressCosts:
 
     def leftOfTurn(self, host: str) -> float:
         """Return the seconds that the master, which is at this address, may still let others wait in its turn."""
-        if self._turns.get(host, 0) > 1:
+        if self._turns.get(host, (0, 0.0))[0] > 1:
             return self.left(host)
         return max(0.0, self._firstTurn - self.seconds.get(host, 0.0))

@@ -639,7 +639,7 @@ class GenericTurn(ABC, Generic[M]):
         """Make a member the master, also in place of another one, and queue its announcement."""
         self._chargeTurn(now)
         if self._costs is not None:
-            self._costs.turnBegins(member.peer[0])
+            self._costs.turnBegins(member.peer[0], now)
         self.turnGiven(member, now)
         self.master = member
         self.state = TurnState.ANNOUNCED

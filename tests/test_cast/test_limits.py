@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from castd.cast.limits import MIN_TURN_BUDGET, AddressCosts, JoinDelay, TurnBudget
+from castd.cast.limits import COSTS_LAST, MIN_TURN_BUDGET, MOST_CHARGED, AddressCosts, JoinDelay, TurnBudget
 from castd.cast.policy import MIN_RTO, MinProgress, RetransmitPolicy
 
 HOST = "10.0.0.10"
@@ -64,10 +64,10 @@ def test_noLimits() -> None:
 def test_theFirstTurnOfAnAddress() -> None:
     """In its first turn a machine may be as slow as the rules for a turn allow; then its budget counts."""
     costs = AddressCosts(POLICY, 1000)
-    costs.turnBegins(HOST)
+    costs.turnBegins(HOST, 0.0)
     costs.waited(HOST, 3.0)
     assert (costs.leftOfTurn(HOST), costs.left(HOST)) == (7.0, 1.0)
-    costs.turnBegins(HOST)
+    costs.turnBegins(HOST, 0.0)
     assert costs.leftOfTurn(HOST) == 1.0
     costs.waited(HOST, 1.0 - MIN_RTO / 2)
     assert (costs.leftOfTurn(HOST), costs.left(HOST)) == (0.0, 0.0)
@@ -83,3 +83,30 @@ def test_blocksForAnAddress(count: int | None, left: float) -> None:
     assert costs.left(HOST) == 4.0
     costs.sent(HOST, 1)
     assert costs.left(HOST) == left
+
+
+def test_whatIsForgotten() -> None:
+    """An address is forgotten some time after its last turn, and is not charged for ever for what it once cost."""
+    costs = AddressCosts(POLICY, 1000)
+    costs.turnBegins(HOST, 0.0)
+    costs.waited(HOST, 4.0)
+    costs.sent(HOST, 2001)
+    costs.turnBegins("10.0.0.11", 1.0)
+    costs.turnBegins(HOST, 2.0)
+    costs.turnBegins("10.0.0.12", COSTS_LAST + 1.5)
+    assert (costs.left(HOST), costs.leftOfTurn(HOST)) == (0.0, 0.0)
+    costs.turnBegins("10.0.0.12", COSTS_LAST + 2.0)
+    assert (costs.left(HOST), costs.seconds) == (4.0, {})
+
+
+def test_endlessGroup() -> None:
+    """A group that never ends remembers the costs of no more addresses than so many."""
+    costs = AddressCosts(POLICY, 1000)
+    for number in range(2 * MOST_CHARGED):
+        host = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+        costs.turnBegins(host, number / 1000)
+        costs.waited(host, 1.0)
+        costs.sent(host, 9)
+    kept = (costs.seconds, costs._blocks, costs._turns)
+    assert [len(each) for each in kept] == 3 * [MOST_CHARGED]
+    assert costs.left(host) == 3.0
