@@ -182,6 +182,19 @@ def test_oneReportIsNoEnd() -> None:
         assert second.ack(2) == [3]
 
 
+@pytest.mark.parametrize(("end", "outcome", "verdict"), [(closes, "unconfirmed", None), (silent, "silent", "silent")])
+def test_theOneThatItLacked(end: End, outcome: str, verdict: str | None) -> None:
+    """A master whose port is closed may have had everything with the block that it asked for, and its ACK was lost."""
+    with GroupStage(FILES) as stage:
+        first, member, _ = stage.join(2), stage.join(1), stage.join(3)
+        first.ack(*range(LAST + 1))
+        assert member.ack(2) == [3]
+        end(stage, member)
+        stage.network.advance(90)
+        (event,) = (each for each in stage.told("received") if each["peer"] == "10.0.0.11:2000")
+        assert (event["outcome"], event.get("verdict")) == (outcome, verdict)
+
+
 @pytest.mark.parametrize("row", TABLE.values(), ids=TABLE)
 def test_ending(row: Row) -> None:
     """Each combination has its outcome and verdict; and only an acknowledged file shows that the address is real."""

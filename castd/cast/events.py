@@ -86,7 +86,8 @@ class Left:
     @ivar deaf: it was shown to receive nothing that is sent to the group; another that goes on by unicast has received
         blocks of it before, or is only assumed to be deaf.
     @ivar repeated: how often it has repeated its request for C{wants}, for the log.
-    @ivar sent: it may have received everything, as far as the cast knows: all that it lacked was sent to the group.
+    @ivar sent: it may have received everything: all that it lacked was sent to the group, and if it was silent in its
+        turn, then only after the last block.
     """
 
     peer: Peer

@@ -332,8 +332,8 @@ class GenericTurn(ABC, Generic[M]):
 
     def mayHaveAll(self, peer: Peer) -> bool:
         """
-        Return whether a member of a group may have received everything: all that it lacked has been sent since it
-        joined, and it has asked for no block in vain but the last.
+        Return whether a member of a group may have received everything: all that it lacked, by what it has asked for
+        last, has been sent since it joined.
         """
         member = self.members.get(peer)
         return member is not None and self._mayHaveAll(member)
@@ -341,11 +341,10 @@ class GenericTurn(ABC, Generic[M]):
     def _mayHaveAll(self, member: M) -> bool:
         """As L{mayHaveAll}."""
         sent, count = self.sentRuns, self.count
-        if sent is None or not count:
+        turn = member is self.master
+        if sent is None or not count or (turn and self._pending):
             return False
-        asked = (member is self.master and self.serving) or member.wanted
-        if asked and asked[-1].stop < count:
-            return False
+        asked = (turn and self.serving) or member.wanted
         return sent.bounds(range(asked[0].start if asked else 0, count))[0] > member.joinedRun
 
     def memberListens(self, member: M) -> None:
@@ -610,7 +609,10 @@ class GenericTurn(ABC, Generic[M]):
 
         @param wants: the blocks that it still lacks, as far as it has asked for them.
         """
-        sent = outcome in (outcomes.SILENT, outcomes.CLOSED) and self._mayHaveAll(member)
+        # One that has left closes its port after any block, if that was all that it lacked.  One that is silent, though
+        # a block was sent to it again and again, may be dead; but the last one may be all that it has not acknowledged.
+        inVain = outcome == outcomes.SILENT and bool(member.wanted) and member.wanted[-1].stop != self.count
+        sent = outcome in (outcomes.SILENT, outcomes.CLOSED) and not inVain and self._mayHaveAll(member)
         self.members.remove(member, self.leaving(member, outcome, now), wants, sent=sent)
         if member is self.master:
             self.passTurn(now)
