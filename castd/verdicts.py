@@ -50,7 +50,7 @@ class Facts(NamedTuple):
     @ivar code: of a refusal, TFTP's error code.
     @ivar why: of a refusal, of a request that was not answered, and of a transfer that the server has ended: the reason
         in the log.
-    @ivar limit: the key of the limit for which there was no answer, or C{LimitNOFILE}.
+    @ivar limit: the key of the limit for which there was no answer, or for which it had to leave, or C{LimitNOFILE}.
     @ivar rule: C{file:line} of the access rule that refused.
     @ivar ruled: the access rules refused, by a rule or for want of one.
     @ivar source: C{file:line} of the source that C{found} lies in.
@@ -191,10 +191,17 @@ RULES: Final = (
     VerdictRule(
         "limit",
         "a request that a limit leaves without an answer",
-        lambda facts: bool(facts.limit),
+        lambda facts: bool(facts.limit) and facts.kind != "received",
         "{limit} is reached",
         "raise it, if so many are to be served; clients ask again by themselves",
         told=False,
+    ),
+    VerdictRule(
+        "displaced",
+        "nothing but its request was heard for a moment, and its place was needed, since a limit is reached",
+        lambda facts: bool(facts.limit) and _ended(outcomes.SILENT)(facts),
+        "it had sent nothing but its request when its place was needed: {limit} is reached",
+        "raise it, if so many are to be served; the machine asks again by itself",
     ),
     VerdictRule(
         "network",

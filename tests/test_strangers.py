@@ -79,7 +79,8 @@ class Session:
     def heard(self, peer: Peer) -> bool:
         return peer in self.answered
 
-    def displace(self, peer: Peer) -> None:
+    def displace(self, peer: Peer, limit: str) -> None:
+        assert limit == "limits.receivers"
         self.displaced.append(peer)
 
 

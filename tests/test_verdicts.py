@@ -103,6 +103,17 @@ def crowded(folder: Path) -> None:
     stage.network.advance(0.1)
 
 
+def displaced(folder: Path) -> None:
+    """Who has sent nothing but a request makes room for others, also at an upload."""
+    stage = TftpStage(limits=Limits(casts=2), uploads=True)
+    stage.client(2001).send(rrq(), stage.server)
+    stage.client(2002).send(wrq("new"), stage.server)
+    stage.network.advance(0.5)
+    third, fourth = stage.ask(rrq(), stage.client(2003)), stage.ask(rrq(), stage.client(2004))
+    for client, _, tid in (third, fourth):
+        ackedTo(client, 1, tid)
+
+
 def deaf(folder: Path) -> None:
     """A master repeats its ACK of the OACK, and nothing that is sent to the group reaches it."""
     stage = GroupStage(FILE)
@@ -274,6 +285,7 @@ READ_ONLY = writeRefusal(OSError(errno.EROFS, os.strerror(errno.EROFS)))
 #: For each verdict, what provokes it.
 PROVOKED: dict[str, Provoke] = {
     "limit": crowded,
+    "displaced": displaced,
     "network": asked(rrq("only.cfg")),
     "case": asked(rrq("efi/grub.EFI")),
     "prefix": asked(rrq("tftpboot/a.cfg")),

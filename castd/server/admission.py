@@ -37,8 +37,12 @@ class Displaceable(Protocol):
     def heard(self, peer: Peer) -> bool:
         """Return whether this receiver has sent anything since its request."""
 
-    def displace(self, peer: Peer) -> object:
-        """Remove a receiver that has sent nothing since its request, and send it nothing more."""
+    def displace(self, peer: Peer, limit: str) -> object:
+        """
+        Remove a receiver that has sent nothing since its request, and send it nothing more.
+
+        @param limit: the limit that is reached, as L{Admission.crowded}.
+        """
 
 
 class Bars:
@@ -207,7 +211,7 @@ class Admission:
         if not self._new.allow(host, now):
             return "limits.new-per-peer"
         for _ in range(MOST_DISPLACED):
-            if full is None or not self._displace(now):
+            if full is None or not self._displace(full, now):
                 break
             full = self._full()
         return full
@@ -289,10 +293,11 @@ class Admission:
             return DESCRIPTORS if self.affordable < self._limits.casts else "limits.casts"
         return "limits.receivers" if self._held >= self._limits.receivers else None
 
-    def _displace(self, now: float) -> bool:
+    def _displace(self, limit: str, now: float) -> bool:
         """
         Remove the receiver that has sent nothing but its request for the longest time: its address may be forged.
 
+        @param limit: the limit that is reached.
         @return: whether one was removed.  Nobody is who has answered anything, or has just come.
         """
         while self._unheard:
@@ -301,7 +306,7 @@ class Admission:
                 return False
             del self._unheard[found[0]]
             if not session.heard(peer):
-                session.displace(peer)
+                session.displace(peer, limit)
                 return True
         return False
 

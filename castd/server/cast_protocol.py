@@ -110,10 +110,11 @@ class Receiver:
     @ivar progressBefore: blocks, repeats and octets of the cast at that instant.
     @ivar closedReports: how often its port was reported closed since it has last sent anything.
     @ivar closedEarly: when the first of these reports came it could not have received everything.
+    @ivar displacedFor: the limit for which it has to leave; C{""}: it has not to.
     @ivar error: code and text of the ERROR that it has sent; L{None}: it has sent none.
     """
 
-    __slots__ = ("closedEarly", "closedReports", "error", "progressBefore", "request", "since")
+    __slots__ = ("closedEarly", "closedReports", "displacedFor", "error", "progressBefore", "request", "since")
 
     def __init__(self, request: Request, since: float, progressBefore: tuple[int, int, int]) -> None:
         self.request = request
@@ -121,6 +122,7 @@ class Receiver:
         self.progressBefore = progressBefore
         self.closedReports = 0
         self.closedEarly = False
+        self.displacedFor = ""
         self.error: tuple[int, str] | None = None
 
 
@@ -854,8 +856,14 @@ class CastProtocol(FastPath):
         self.dismiss(receiver, ending, now)
         self.pump()
 
-    def displace(self, peer: Peer) -> None:
-        """Remove a receiver that has sent nothing but its request, as its place is needed; it is sent nothing more."""
+    def displace(self, peer: Peer, limit: str) -> None:
+        """
+        Remove a receiver that has sent nothing but its request, as its place is needed; it is sent nothing more.
+
+        @param limit: the limit that is reached.
+        """
+        if (receiver := self.receivers.get(peer)) is not None:
+            receiver.displacedFor = limit
         try:
             self._leaveFastPath()
             self._hear(peer, Leave(outcomes.SILENT))

@@ -371,6 +371,7 @@ def _endingFacts(cast: CastProtocol, receiver: Receiver, ending: Ending, times: 
         name=request.name,
         outcome=ending.outcome,
         why=ending.why,
+        limit=receiver.displacedFor,
         heard=ending.heard,
         singlePort=not cast.entry.dialect.ownPort,
         group=cast.group is not None,

@@ -107,6 +107,7 @@ class UploadProtocol(HalfProtocol):
         self._committing = False
         self._committedAt: float | None = None
         self._closedReports = 0
+        self._displacedFor = ""  # the limit for which its client has to leave
         self._firstBlockAt: float | None = None
         self._lastBlockAt: float | None = None
         self.onRequestPort = False
@@ -456,8 +457,13 @@ class UploadProtocol(HalfProtocol):
         """Return whether the client has sent a block: it has received the answer to its request."""
         return self.blocks > 0
 
-    def displace(self, peer: Peer) -> None:
-        """End the upload of a client that has sent nothing but its request, as its place is needed."""
+    def displace(self, peer: Peer, limit: str) -> None:
+        """
+        End the upload of a client that has sent nothing but its request, as its place is needed.
+
+        @param limit: the limit that is reached.
+        """
+        self._displacedFor = limit
         self.finish(outcomes.SILENT)
 
     def endIfIdle(self) -> None:
@@ -568,6 +574,7 @@ class UploadProtocol(HalfProtocol):
             name=self.request.name,
             write=True,
             outcome=outcome,
+            limit=self._displacedFor,
             heard=self.blocks > 0,
             singlePort=self.onRequestPort,
             clientCode=None if error is None else error[0],
