@@ -74,7 +74,8 @@ def total(ranges: Ranges) -> int:
 
 class RunLog:
     """
-    Counts the runs that were sent, and keeps for each number the count up to the last run that had it, in four octets.
+    Counts the runs that were sent, and keeps for each number the count up to the last run that had it, in eight octets:
+    at 5,000 blocks a second a group that always has members has counted to 2^32 after ten days.
 
     @ivar runs: how many runs were sent.
     """
@@ -83,7 +84,7 @@ class RunLog:
 
     def __init__(self, count: int = 0) -> None:
         """@param count: how many numbers there are."""
-        self._sentIn = array("I", [0]) * count
+        self._sentIn = array("Q", [0]) * count
         self.runs = 0
 
     def allSent(self, run: range, after: int = 0) -> bool:
@@ -101,13 +102,13 @@ class RunLog:
         if len(run) == 1:
             self._sentIn[run.start] = self.runs
         else:
-            self._sentIn[run.start : run.stop] = array("I", [self.runs]) * len(run)
+            self._sentIn[run.start : run.stop] = array("Q", [self.runs]) * len(run)
 
     def noteEach(self, numbers: range) -> None:
         """Count these numbers as so many runs of one, in their order."""
         first = self.runs + 1
         self.runs += len(numbers)
-        self._sentIn[numbers.start : numbers.stop] = array("I", range(first, self.runs + 1))
+        self._sentIn[numbers.start : numbers.stop] = array("Q", range(first, self.runs + 1))
 
     def bounds(self, run: range) -> tuple[int, int]:
         """Return the least and the highest count that is kept for a number of this run; 0 if it was never sent."""
@@ -121,7 +122,7 @@ class BlockBitmap(RunLog):
 
     There is one octet for each number.  Marking a run and finding the next one are then single operations on memory, so
     long lists of many receivers are cheap.  Beside it stands the count of runs up to the last that had the number, in
-    four octets; for a file of half a gigabyte all of it takes 2.2 MB.
+    eight octets; for a file of half a gigabyte all of it takes 3.7 MB.
 
     @ivar cursor: the number at which the search for the next run begins.
     """

@@ -206,3 +206,16 @@ def test_drawn(sent: list[range], lacks: Ranges, since: int, width: int) -> None
             assert missing
             assert len(cell) > 1
     assert "+" not in group.draw(Holding(lacks, None))
+
+
+def test_aGroupThatLivesForMonths() -> None:
+    """Runs are counted on beyond 32 bits."""
+    log = RunLog(8)
+    log.noteReturned(range(8))
+    log.runs = 2**32 - 2
+    for run in (range(1), range(1, 2), range(2, 4)):
+        log.noteReturned(run)
+    log.noteEach(range(4, 8))
+    assert log.bounds(range(1)) == (2**32 - 1, 2**32 - 1)
+    assert log.bounds(range(8)) == (2**32 - 1, log.runs)
+    assert log.runs == 2**32 + 5
