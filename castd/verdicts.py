@@ -123,9 +123,10 @@ class Facts(NamedTuple):
     def tooLarge(self) -> bool:
         """
         Whether it has answered what is small, and the first block, which is not, was sent to it in vain.  A machine
-        whose port is closed says so of a block that has arrived, unless blocks are sent to a group.
+        whose port is closed says so of a block that has arrived, unless blocks are sent to a group.  A member of a
+        group that is unconfirmed may have received all others, and left with the first one.
         """
-        arrives = self.outcome == outcomes.CLOSED and not self.group
+        arrives = self.outcome == (outcomes.UNCONFIRMED if self.group else outcomes.CLOSED)
         inVain = self.heard and self.lacks == 0 and self.sent >= OVERSIZE_TIMES and not arrives
         return inVain and self.octets > LEAST_BLKSIZE
 

@@ -57,6 +57,39 @@ def test_theCure(host: str, blksize: int, cure: int) -> None:
         assert asMessage(told).endswith(f"caps: [{{clients: {host}, blksize: {cure}}}]")
 
 
+def test_theFirstBlockIsTheLastThatItLacked() -> None:
+    """A member of a group that closes its port after the first block may have all others, as they had been sent."""
+    with GroupStage(FILE) as stage:
+        request = rrq(blksize=1024, tsize=0, multicast="")
+        first, other = (stage.join(number, request=request) for number in range(1, 3))
+        first.ack(0)
+        stage.network.advance(2)
+        first.ack(*range(1, 10))
+        assert other.ack(0) == [1]
+        other.client.port.stopListening()
+        stage.network.advance(20)
+        assert [event["outcome"] for event in stage.told("received")] == ["done", "unconfirmed"]
+        assert [event for event in stage.told("received") if "verdict" in event] == []
+        assert stage.told("oversize") == []
+
+
+def test_notCountedOfOthers() -> None:
+    """How often a block was sent to one that has joined a group late is not how often the group repeated others."""
+    with GroupStage(FILE) as stage:
+        request = rrq(blksize=1024, tsize=0, multicast="")
+        first = stage.join(1, request=request)
+        first.ack(0, 1)
+        late = stage.join(2, request=request)
+        stage.network.advance(0.5)
+        assert sum(cast.repeats for cast in stage.casts()) >= 3
+        first.error()
+        assert late.ack(0)[-1] == 1
+        late.client.send(rrq("other"), stage.server)
+        stage.network.advance(0.01)
+        assert [event["verdict"] for event in stage.told("received")] == ["client-error", "restarted"]
+        assert stage.told("oversize") == []
+
+
 def test_theClientsError() -> None:
     """The client ends it by an ERROR, which arrives: it is small."""
     with TftpStage(FILE) as stage:

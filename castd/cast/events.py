@@ -86,6 +86,7 @@ class Left:
     @ivar deaf: it was shown to receive nothing that is sent to the group; another that goes on by unicast has received
         blocks of it before, or is only assumed to be deaf.
     @ivar repeated: how often it has repeated its request for C{wants}, for the log.
+    @ivar copies: how often the first of C{wants} was sent since it asked for them, for the log.
     @ivar sent: it may have received everything: all that it lacked was sent to the group, and if it was silent in its
         turn, then only after the last block.
     """
@@ -96,6 +97,7 @@ class Left:
     heard: bool = field(default=True, compare=False)
     deaf: bool = field(default=False, compare=False)
     repeated: int = field(default=0, compare=False)
+    copies: int = field(default=0, compare=False)
     sent: bool = field(default=False, compare=False)
 
 

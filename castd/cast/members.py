@@ -179,17 +179,21 @@ class Members(Generic[M]):
         self._queue(Announce(member.peer, master, member.heard))
         member.confirmed = False
 
-    def remove(self, member: M, outcome: str, wants: Ranges = (), deaf: bool = False, sent: bool = False) -> None:
+    def remove(
+        self, member: M, outcome: str, wants: Ranges = (), deaf: bool = False, copies: int = 0, sent: bool = False
+    ) -> None:
         """
         Remove a member, and queue its farewell.
 
         @param wants: the blocks that it still lacks.
         @param deaf: it was shown to receive nothing that is sent to the group.
+        @param copies: how often the first of these blocks was sent since it asked for them.
         @param sent: it may have received everything.
         """
         del self._byPeer[member.peer]
         member.announceAt = None
-        self._queue(Left(member.peer, outcome, wants, member.heard, deaf, member.repeatedFor(wants), sent))
+        repeated = member.repeatedFor(wants)
+        self._queue(Left(member.peer, outcome, wants, member.heard, deaf, repeated, copies, sent))
 
     def _queue(self, notice: Announce | Left) -> None:
         """Queue a notice behind all others, in place of an earlier one of its peer."""

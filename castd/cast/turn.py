@@ -182,6 +182,7 @@ class GenericTurn(ABC, Generic[M]):
         self._deafTurn = DEAF_TURN  # limits the turn while the master may be deaf
         self._pending: list[range] = []  # blocks that are still to be sent
         self._repeating = False  # the pending blocks, or those that were sent last, are a repetition
+        self._copies = 0  # how often the first block of serving was sent since the master asked for it
         self._timed = True  # the answer to the pending blocks is to be measured
         self._window = SendWindow()  # what was sent in this turn, and what the requests of the master say of it
         self._blocksSentAt = 0.0  # the instant of the last burst
@@ -294,6 +295,10 @@ class GenericTurn(ABC, Generic[M]):
         """Return how often a member has repeated its last request, for the log."""
         member = self.members.get(peer)
         return 0 if member is None else member.repeatedFor(self.serving)
+
+    def copiesSent(self, peer: Peer) -> int:
+        """Return how often the first block was sent that the master has asked for last; 0: this is another member."""
+        return self._copies if self.master is not None and self.master.peer == peer else 0
 
     def heard(self, peer: Peer) -> bool:
         member = self.members.get(peer)
@@ -528,6 +533,7 @@ class GenericTurn(ABC, Generic[M]):
         self.serving, self._pending = ranges, list(ranges)
         self.state = TurnState.SENDING
         self._repeating, self._timed = False, True
+        self._copies = 0
         self.progressAt = now
         if ranges != master.wanted:
             master.wanted, master.servedAt = ranges, NEVER
@@ -613,7 +619,7 @@ class GenericTurn(ABC, Generic[M]):
         # a block was sent to it again and again, may be dead; but the last one may be all that it has not acknowledged.
         inVain = outcome == outcomes.SILENT and bool(member.wanted) and member.wanted[-1].stop != self.count
         sent = outcome in (outcomes.SILENT, outcomes.CLOSED) and not inVain and self._mayHaveAll(member)
-        self.members.remove(member, self.leaving(member, outcome, now), wants, sent=sent)
+        self.members.remove(member, self.leaving(member, outcome, now), wants, copies=self._copies, sent=sent)
         if member is self.master:
             self.passTurn(now)
 
@@ -764,6 +770,7 @@ class GenericTurn(ABC, Generic[M]):
         self.sentAt = self._blocksSentAt = now
         self.master.servedAt = min(self.master.servedAt, now)
         self.repeatAt = now + self.interval(self.master)
+        self._copies += numbers.start == self.serving[0].start
         self._passes += not self._turnBlocks
         self._turnBlocks += len(numbers)
         self._skipped += max(0, numbers[0] - self.highestSent - 1)
@@ -930,6 +937,7 @@ class GenericTurn(ABC, Generic[M]):
         """Note that the only member was served by the fast path up to these blocks, which were sent at C{now}."""
         assert self.master is not None
         self.serving = self.master.wanted = (numbers,)
+        self._copies = 1
         self._window.followed(numbers, now)
         self.sentAt = self.progressAt = now
         self.repeatAt = now + self.master.rto.interval(self._servesOneBlock)
@@ -1006,7 +1014,7 @@ class GenericTurn(ABC, Generic[M]):
         master.heard = master.confirmed = True
         master.unchangedRequests = master.duplicates = 0
         master.wanted, master.servedAt = (last,), now
-        self.serving = master.wanted
+        self.serving, self._copies = master.wanted, 1
         self._window.sentOneByOne(last, now)
         self.sentAt = self.progressAt = self._blocksSentAt = now
         self.repeatAt = now + master.rto.interval(True)

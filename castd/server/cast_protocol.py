@@ -17,7 +17,6 @@ from zope.interface import implementer
 
 from castd import outcomes
 from castd.cast.blockmap import GroupMap, Holding
-from castd.cast.blockset import total
 from castd.cast.events import (
     Announce,
     Bar,
@@ -439,8 +438,9 @@ class CastProtocol(FastPath):
         self._countSteps(prepared)
         self._dropFastPath()
         del self.receivers[receiver.request.peer]
-        wants = (prepared.last(steps, self._end),)
-        self.dismiss(receiver, self._lacking(receiver, outcomes.DONE, self._steppedAt, wants, 0), self._seconds())
+        lacks = prepared.last(steps, self._end).start
+        ending = eventlog.Ending(outcomes.DONE, self._steppedAt, lacks=lacks, sent=1)
+        self.dismiss(receiver, ending, self._seconds())
         self.close()
 
     def _peerState(self, peer: Peer) -> PeerState | None:
@@ -759,29 +759,21 @@ class CastProtocol(FastPath):
             return
         self.receivers.pop(action.peer)
         self._dropFallback(action.peer)
-        seen = self._ending(sender, receiver, self._outcome(receiver, action), action.wants, action.repeated)
+        outcome = self._outcome(receiver, action)
+        seen = self._ending(sender, outcome, action.wants, action.repeated, action.copies)
         self.dismiss(receiver, seen._replace(heard=action.heard, removed=action.outcome), now)
 
-    def _ending(
-        self, sender: CastSender, receiver: Receiver, outcome: str, wants: Ranges, repeated: int
-    ) -> eventlog.Ending:
+    def _ending(self, sender: CastSender, outcome: str, wants: Ranges, repeated: int, copies: int) -> eventlog.Ending:
         """
         Gather what was seen of a receiver that leaves.
 
         @param wants: the blocks that it still lacks, as far as it had asked for them.
+        @param repeated, copies: as of L{Left}.
         """
         lastBlockAt = max(self._steppedAt, sender.sentAt)
         if not wants or not isinstance(sender.cast, Turn):
             return eventlog.Ending(outcome, lastBlockAt)
-        return self._lacking(receiver, outcome, lastBlockAt, wants, repeated)
-
-    def _lacking(
-        self, receiver: Receiver, outcome: str, lastBlockAt: float, wants: Ranges, repeated: int
-    ) -> eventlog.Ending:
-        """As L{_ending}, of a receiver that has not acknowledged the blocks that it has asked for."""
-        # All repetitions before the first progress were of the first blocks.
-        again = 0 if wants[0].start else (self.repeats - receiver.progressBefore[1]) // total(wants)
-        return eventlog.Ending(outcome, lastBlockAt, lacks=wants[0].start, sent=again + 1, repeated=repeated)
+        return eventlog.Ending(outcome, lastBlockAt, lacks=wants[0].start, sent=copies, repeated=repeated)
 
     def _outcome(self, receiver: Receiver, action: Left) -> str:
         """
@@ -844,8 +836,8 @@ class CastProtocol(FastPath):
             cast = sender.cast
             peerState = cast.peerState(peer)
             if peerState is not None and peerState.serving is not None and isinstance(cast, Turn):
-                wants, repeated = (peerState.serving,), cast.repeatedRequests(peer)
-                ending = self._ending(sender, receiver, outcomes.REPLACED, wants, repeated)
+                wants, repeated, copies = (peerState.serving,), cast.repeatedRequests(peer), cast.copiesSent(peer)
+                ending = self._ending(sender, outcomes.REPLACED, wants, repeated, copies)
                 ending = ending._replace(heard=cast.heard(peer))
             if self._mayHaveAll(peer):
                 # A listener leaves without a word, and its machine may have gone on to the next file.
