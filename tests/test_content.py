@@ -868,6 +868,44 @@ def test_appendedTo(tree: Path) -> None:
     file.close()
 
 
+@pytest.mark.parametrize("head", [HEAD, 50_000])
+def test_writtenOverByOneThatBeginsAlike(tree: Path, head: int) -> None:
+    """A longer file that is written in the place of another, and begins as that, is not one that was appended to."""
+    old, new = bytes(head) + b"the file x", bytes(head) + b"another x, a longer one"
+    (tree / "long").write_bytes(old)
+    os.utime(tree / "long", (10**9, 10**9))
+    file = directory(tree).lookup("long", PEER)
+    _change(tree / "long", new, "wb")
+    with pytest.raises(ContentChanged):
+        file.read(head, 10)
+    with pytest.raises(ContentChanged):
+        result(file.fetch([bytearray(10)], head))
+    with suppress(ContentChanged):
+        assert not file.readAtHand([bytearray(10)], head)
+    file.close()
+
+
+def test_endHalfInMemory(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file that has grown its end is read in a thread if a part of that is not in memory: it is not changed."""
+    octets = bytes(HEAD) + b"the file x"
+    (tree / "long").write_bytes(octets)
+    os.utime(tree / "long", ns=(1, 1))
+    file, preadv = directory(tree).lookup("long", PEER), os.preadv
+    file._file.atHand = True  # not on each file system there is such a call
+    _change(tree / "long", b" and more", "ab")
+
+    def fromMemory(fd: int, buffers: Any, offset: int, flags: int = 0) -> int:
+        found = preadv(fd, buffers, offset)
+        return found - 1 if flags and len(buffers) == 1 and offset else found
+
+    monkeypatch.setattr(os, "preadv", fromMemory)
+    halves = [bytearray(3), bytearray(7)]
+    assert not file.readAtHand(halves, HEAD)
+    result(file.fetch(halves, HEAD))
+    assert b"".join(halves) == b"the file x"
+    file.close()
+
+
 def test_timesThatSayNothing(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system in user space that tells the present time whenever it is asked has its files sent."""
     monkeypatch.setattr(athand, "_available", False)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Sequence
+from errno import EAGAIN
 from functools import partial as bind
 from time import time_ns
 from typing import TypeVar
@@ -208,7 +209,7 @@ class Directory:
 
     def _checkedAtHand(self, fd: int) -> _Opened | None:
         """
-        Check a file that was opened from memory, and read its first octets.
+        Check a file that was opened from memory, and read its first and last octets.
 
         @return: L{None}: they are not in memory; the descriptor is closed.
         """
@@ -216,7 +217,7 @@ class Directory:
         if opened.version in self._open:
             return opened  # another request has read them
         try:
-            opened.readHead(os.RWF_NOWAIT)
+            opened.readEnds(os.RWF_NOWAIT)
         except OSError:
             closeFd(fd)
             return None
@@ -235,12 +236,12 @@ class Directory:
         return self.beyond if opened.beyond else self.thread
 
     def _openWaiting(self, parts: names.Parts, beyond: bool = False) -> _Opened:
-        """Open a file and read its first octets.  This waits for the disk."""
+        """Open a file and read its first and last octets.  This waits for the disk."""
         opened = self._checked(self._root.openFile(parts))
         opened.beyond = beyond
         try:
             opened.fromMemory = athand.fromMemory(opened.fd)
-            opened.readHead()
+            opened.readEnds()
         except OSError as error:
             closeFd(opened.fd)
             raise readRefusal(error) from error
@@ -317,13 +318,14 @@ class _Opened:
     @ivar fromMemory: it lies on a file system that does nothing but memory can do when a file is opened or closed.
     @ivar beyond: it lies on another mount than its directory.
     @ivar head: its first octets, up to L{HEAD}.
+    @ivar tail: its last ones, up to as many, of a file that has more than its head.
     """
 
-    __slots__ = ("beyond", "fd", "fromMemory", "head", "version")
+    __slots__ = ("beyond", "fd", "fromMemory", "head", "tail", "version")
 
     def __init__(self, fd: int, version: Version) -> None:
         self.fd, self.version = fd, version
-        self.fromMemory, self.beyond, self.head = True, False, b""
+        self.fromMemory, self.beyond, self.head, self.tail = True, False, b"", b""
 
     @property
     def dated(self) -> bool:
@@ -336,32 +338,46 @@ class _Opened:
     def isStill(self, flags: int = 0) -> bool:
         """
         Return whether the octets that the file had when it was opened are those that it has now.  Octets may have been
-        appended, as to a log; a file that begins in another way was written anew, and is longer than before.
+        appended, as to a log; a file that begins in another way, or goes on in another way where it ended, was written
+        anew, and is longer than before.  Its beginning alone does not tell that: each image of an initial RAM disk may
+        begin with the same microcode, and an ISO image with zeros.
 
-        @param flags: as for L{readHead}.
-        @raise OSError: as L{readHead}.
+        @param flags: as for L{readEnds}.
+        @raise OSError: as L{readEnds}.
         """
         status = os.fstat(self.fd)
         if status.st_mtime_ns == self.version[3] or status.st_size < self.version[2]:
             return True  # what a file lacks that was cut is missed where it is read
         if status.st_size == self.version[2]:
             return False
-        head = bytearray(len(self.head))
-        return not head or (os.preadv(self.fd, [head], 0, flags) == len(head) and head == self.head)
+        ends = (self.head, 0), (self.tail, self.version[2] - len(self.tail))
+        return all(not end or self._read(offset, len(end), flags) == end for end, offset in ends)
 
-    def readHead(self, flags: int = 0) -> None:
+    def readEnds(self, flags: int = 0) -> None:
         """
-        Read the first octets.
+        Read the first and the last octets.
 
         @param flags: as for C{preadv}; C{RWF_NOWAIT}: they are to be in memory.
         @raise OSError: they cannot be read; C{BlockingIOError}: they are not in memory.
         """
-        size = min(HEAD, self.version[2])
-        if not size:
-            return
-        head = bytearray(size)
-        if os.preadv(self.fd, [head], 0, flags) == size:
-            self.head = bytes(head)
+        size = self.version[2]
+        if size:
+            self.head = self._read(0, min(HEAD, size), flags)
+        if size > HEAD:
+            length = min(HEAD, size - HEAD)
+            self.tail = self._read(size - length, length, flags)
+
+    def _read(self, offset: int, length: int, flags: int) -> bytes:
+        """
+        Read so many octets; nothing: there are fewer.
+
+        @raise OSError: as L{readEnds}.
+        """
+        octets = bytearray(length)
+        found = os.preadv(self.fd, [octets], offset, flags)
+        if found != length and flags:
+            raise BlockingIOError(EAGAIN, "only a part is in memory")
+        return bytes(octets) if found == length else b""
 
 
 class _OpenFile:
