@@ -43,6 +43,7 @@ from castd.net.ports import Ports
 from castd.net.sockets import socketAddress
 from castd.packets.netascii import encode
 from castd.packets.tftp import buildAck, buildData, buildError, buildOack, parseRequest
+from castd.receive import mtftp
 from castd.receive.base import OffsetBlock
 from castd.receive.options import RequestedOptions
 from castd.server.site import Site as ServerSite
@@ -628,6 +629,22 @@ class TestSchemes:
         assert sink.data == b"".join(bytes([65 + number]) * 8 for number in range(5))
         assert (asked.result.octets, server.expect().datagram) == (40, b"thanks")
         assert not host.openPorts()
+
+    def test_anotherServerInTheGroup(self) -> None:
+        """Of two servers in one group the one is heard that was asked: a block of MTFTP does not name its file."""
+        network = Network()
+        host, server, sink = network.host(CLIENT), RecordingClient(network.host(SERVER), 1759), ReceivedFile()
+        other = RecordingClient(network.host("10.0.0.77"), 1759)
+        asked = fetch(host, parseUrl(f"mtftp://{SERVER}/f"), sink)
+        server.expect()
+        for number, octets in ((1, 512), (2, 512), (3, 100)):
+            other.send(buildData(number, b"B" * octets), mtftp.GROUP)
+            network.advance(0.01)
+            server.send(buildData(number, b"A" * octets), mtftp.GROUP)
+            network.advance(0.01)
+        network.advance(1)
+        assert sink.data == b"A" * 1124
+        assert asked.result.octets == 1124
 
     def test_unknown(self) -> None:
         """A scheme that nobody knows is a fault of the URL, and the message tells what is known."""

@@ -185,9 +185,15 @@ class ClientTransfer(HalfProtocol):
                 self._groupHalf.tid = peer
 
     def _receiveFromGroup(self, half: IGroupTransferHalf, datagram: bytes, peer: Peer) -> None:
+        """
+        Receive a datagram that was sent to the group.  Another server may use the same group for another file, and a
+        block of MTFTP names none; broadcasts name their server by an identifier, and may come from another address.
+        """
         if not self.over:
             if self._watcher is not None:
                 self._watcher.packet(False, datagram, peer)
+            if half.group is not None and half.group[0] and peer[0] != self._server[0]:
+                return
             self.process(lambda content, now: half.receiveFromGroup(content, peer, now), datagram)
 
     def startProtocol(self) -> None:
