@@ -84,6 +84,16 @@ def test_aListenersFirstAnswerIsLost(latency: float) -> None:
         assert group.cost < 1.01
 
 
+@pytest.mark.parametrize("habit", [ATFTP, EDK2], ids=["atftp", "EDK II"])
+def test_aLongWay(habit: Habit) -> None:
+    """Behind 40 ms, each way, members show that they hear the group without a block that is sent twice."""
+    group = Group([habit] * 12, pattern(100_000), latency=0.04)
+    with group.stage:
+        group.run()
+        assert [machine.failed for machine in group.machines] == [""] * 12
+        assert group.cost == 1.0
+
+
 @pytest.mark.parametrize("samePort", [True, False])
 def test_aMasterRestarts(samePort: bool) -> None:
     """A master that begins anew, from whatever port, hears the rest of the pass: it costs what was sent before."""

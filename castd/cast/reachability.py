@@ -19,12 +19,28 @@ MISSED_BLOCKS = 16
 DEAF_TURN = ShortTurn(6, 0.05)
 #: The same for a member that has answered its announcement within L{PROMPT} seconds.
 PROMPT, PROMPT_DEAF_TURN = 0.005, ShortTurn(15, MIN_RTO)
+#: How much longer than its answer to the announcement that to a block may take, and the longest interval.  Seconds.
+SLOWER, LONGEST_INTERVAL = 1.5, 0.25
 #: A master that has received blocks in its turn is taken for deaf only after so many copies of one block, and not
 #: within the time of L{DEAF_TURN}: a file has thousands of blocks, and losses come in bursts.
 COPIES = 7
 #: A group that was heard may be cut off for a moment, as by a switch that learns its routes anew.  Members that have no
 #: turn meanwhile are not moved for it.  Eight deaf ones whose turns follow each other take 2.1 s.  Seconds.
 INTERRUPTION = 3.0
+
+
+def deafTurn(seconds: float) -> ShortTurn:
+    """
+    Return the limit of a turn in which a member is to show that it hears the group.
+
+    On a way of more than 50 ms the block would else be sent again to each member that hears it.
+
+    @param seconds: how long it has taken to answer its announcement.
+    """
+    if seconds < PROMPT:
+        return PROMPT_DEAF_TURN
+    interval = min(SLOWER * seconds, LONGEST_INTERVAL)
+    return ShortTurn(DEAF_TURN.repeats, interval) if interval > DEAF_TURN.interval else DEAF_TURN
 
 
 class Reachability(Generic[M]):

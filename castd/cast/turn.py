@@ -90,7 +90,7 @@ from castd.cast.events import Action, Event, Leave, PeerState, Ranges, RequestBl
 from castd.cast.limits import AddressCosts, JoinDelay, TurnBudget
 from castd.cast.members import ListenerTimers, M, Member, Members
 from castd.cast.policy import MIN_RTO, RetransmitPolicy, ShortTurn
-from castd.cast.reachability import COPIES, DEAF_TURN, PROMPT, PROMPT_DEAF_TURN, Reachability
+from castd.cast.reachability import COPIES, DEAF_TURN, Reachability, deafTurn
 from castd.cast.window import ROUNDING, SendWindow
 from castd.interfaces import IMappedCast
 from castd.request import Peer
@@ -517,7 +517,7 @@ class GenericTurn(ABC, Generic[M]):
             self._window.announcedAgain(number, spacing, seconds)
         else:
             master.rto.answeredWithin(seconds)
-        self._deafTurn = PROMPT_DEAF_TURN if seconds < PROMPT and not repeated else DEAF_TURN
+        self._deafTurn = DEAF_TURN if repeated else deafTurn(seconds)
         master.rto.reset()
 
     @property
