@@ -25,7 +25,7 @@ from castd.machines.known import KnownMachine
 from castd.net.faults import logFault
 from castd.networks import isMany
 from castd.options import ListenOptions
-from castd.pacing import TICK
+from castd.pacing import TICK, TokenBucket
 from castd.profiles.table import Profile
 from castd.request import Local, Peer, Request, hostPort
 from castd.server import eventlog
@@ -36,6 +36,7 @@ from castd.server.refusals import Refusals
 from castd.server.sessions import Opener, Session, Sessions, inTime
 from castd.server.shedding import Shedding
 from castd.server.upload_protocol import UploadProtocol
+from castd.slices import SLICE
 
 _log = Logger(namespace="castd")
 
@@ -43,7 +44,82 @@ _log = Logger(namespace="castd")
 #: mostly stalls, too short for a client that has restarted to notice.  Seconds.
 COPY_WAIT = 0.1
 
+#: Write requests that wait at one port while others are read.  Beyond that the oldest is begun before the next is read.
+MOST_WRITES = 4096
+#: Uploads of one port whose place is being made at once, before others are begun that wait; and how long these wait for
+#: a disk that may not answer.  Seconds.
+MOST_BEGINNING, BEGINNING_WAIT = 32, 0.01
+
 T = TypeVar("T")
+
+
+class _WaitingWrites:
+    """
+    Lets write requests wait until what else has come is read.  To begin an upload and to make its place takes the loop
+    ten times as long as to read a request, so of thousands at once a download would wait for all that came before it.
+
+    As long as there is time they are begun at once; those that wait have one slice in each turn of the reactor.
+
+    @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
+    """
+
+    #: The part of the time in which writes are begun at once, and how much of it a pause leaves.  Seconds.
+    SHARE, SAVED = 0.25, SLICE
+
+    def __init__(self, site: ISite) -> None:
+        self.due: float | None = None
+        self.heapEntry: tuple[float, int] | None = None
+        self._site = site
+        self._time = TokenBucket(self.SHARE, self.SAVED)
+        self._waiting: dict[Peer, Callable[[], object]] = {}
+        self._beginning = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __contains__(self, peer: Peer) -> bool:
+        return peer in self._waiting
+
+    def add(self, peer: Peer, begin: Callable[[], object]) -> None:
+        """Have the upload of a peer begun, now or later; if that raises later it is logged here."""
+        now = self._site.reactor.seconds()
+        if not self._waiting and self._time.available(now) > 0:
+            begin()
+            self._time.spend(self._site.reactor.seconds() - now, now)
+            return
+        if len(self._waiting) >= MOST_WRITES:
+            self._beginOldest()
+        self._waiting[peer] = begin
+        if self.due is None:
+            self._site.timers.set(self, now)
+
+    def timerExpired(self) -> None:
+        """Begin some of those that wait: in any case one, as the others may wait for a disk that does not answer."""
+        clock = self._site.reactor.seconds
+        until = clock() + SLICE
+        while self._waiting:
+            self._beginOldest()
+            if self._beginning >= MOST_BEGINNING or clock() >= until:
+                break
+        if self._waiting:
+            self._site.timers.set(self, clock() + (BEGINNING_WAIT if self._beginning >= MOST_BEGINNING else 0))
+
+    def beginning(self) -> None:
+        """Note that the place of an upload is being made."""
+        self._beginning += 1
+
+    def begun(self) -> None:
+        """Note that an upload has begun, or was refused."""
+        self._beginning -= 1
+        if self._waiting and self._beginning < MOST_BEGINNING:
+            self._site.timers.set(self, self._site.reactor.seconds())
+
+    def _beginOldest(self) -> None:
+        begin = self._waiting.pop(next(iter(self._waiting)))
+        try:
+            begin()
+        except BaseException:
+            logFault("a write request failed")
 
 
 class _Doubt:
@@ -89,6 +165,7 @@ class Listener(DatagramProtocol):
         self._drained: Deferred[None] | None = None
         # Peers whose request may be a late copy, until their next answer tells.
         self._doubted: set[Peer] = set()
+        self._writes = _WaitingWrites(site)
 
     # Start, reload and stop.
 
@@ -169,7 +246,8 @@ class Listener(DatagramProtocol):
             return
         # Requests that were read before the successor took over are still answered, by this process or by the
         # successor.
-        if self._sessions.successor is None or not (self._sessions.lookingUp or self._doubted):
+        waiting = self._sessions.lookingUp or self._doubted or len(self._writes)
+        if self._sessions.successor is None or not waiting:
             self._drained.callback(None)
 
     @property
@@ -289,7 +367,11 @@ class Listener(DatagramProtocol):
         if found is None:
             return
         index, request = found
-        if not _isCopy(request, unheard) and not self._answeredAgain(self._entries[index], request, datagram):
+        if _isCopy(request, unheard) or self._answeredAgain(self._entries[index], request, datagram):
+            return
+        if request.write:
+            self._writes.add(peer, partial(self._admitWrite, self._entries[index], request, datagram))
+        else:
             self._admit(index, request, datagram)
 
     def _read(self, datagram: bytes, peer: Peer, local: Local, first: int) -> tuple[int, Request] | None:
@@ -320,7 +402,7 @@ class Listener(DatagramProtocol):
         """
         session = self._sessions.members.get(request.peer)
         if session is None:
-            return request.peer in self._sessions.lookingUp
+            return request.peer in self._sessions.lookingUp or request.peer in self._writes
         if not self.site.admission.mayRepeat(request.peer[0], self.site.reactor.seconds()):
             self.drop(outcomes.REPETITIONS)
             return True
@@ -393,6 +475,15 @@ class Listener(DatagramProtocol):
             asked = dialect.request(datagram, request.peer, request.local)
             return asked is not None and session.answerAgain(asked, dialect)
         return False
+
+    def _admitWrite(self, entry: PortDialect, request: Request, datagram: bytes) -> None:
+        """Admit a write request, which may have waited for others to be read."""
+        if entry in self._entries:
+            self._admit(self._entries.index(entry), request, datagram)
+        else:
+            # A reload has exchanged the dialects.
+            self._serve(datagram, request.peer, request.local)
+        self._checkDrained()
 
     def _admit(self, index: int, request: Request, datagram: bytes) -> None:
         if self._closing():
@@ -539,12 +630,14 @@ class Listener(DatagramProtocol):
             self._sessions.successor.returnRequest(datagram, request.peer, request.local)
             return
         self._sessions.beginLookup(request.peer)
+        self._writes.beginning()
         begun = self._opener.upload(entry, request, uploadReceiver, datagram)
         begun.addBoth(self._uploadBegun, request).addErrback(self._uploadRefused, entry, request)
         begun.addErrback(self._requestFailed, entry, request)
 
     def _uploadBegun(self, result: T, request: Request) -> T:
         self._lookedUp(result, request)
+        self._writes.begun()
         self._checkDrained()
         return result
 
