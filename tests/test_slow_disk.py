@@ -39,7 +39,9 @@ from castd.files.uploads import UploadDirectory
 from castd.net.sockets import HEADERS
 from castd.options import Limits
 from castd.packets.tftp import Ack, Data, Error, buildAck, buildData, parse
+from castd.request import Local
 from castd.server.cast_protocol import READ_TIMEOUT
+from castd.server.listener import COPY_WAIT
 from castd.server.sessions import LOOKUP_TIMEOUT
 from castd.server.site import Site
 from castd.server.upload_protocol import MOST_KEPT, STORE_TIMEOUT
@@ -455,6 +457,60 @@ def test_anUploadIsHeldBack(stage: TftpStage, slow: Disk) -> None:
     stage.network.advance(40)
     (event,) = (each for each in stage.told("received") if each.get("write"))
     assert (event["outcome"], event["octets"], event["repeats"]) == ("done", len(data), 0)
+
+
+def copied(stage: TftpStage, client: RecordingClient, request: bytes) -> None:
+    """Have a request read once more, and let the time pass after which it would be served anew."""
+    stage.listener.datagramFrom(request, client.address, Local(HOST, 69))
+    stage.network.advance(2 * COPY_WAIT)
+
+
+def test_aCopyOfTheRequestMeanwhile(stage: TftpStage, slow: Disk) -> None:
+    """
+    Who cannot go on, as his upload waits for the disk, has not restarted: a copy of his request ends nothing while
+    there is no room, nor while the file is being stored.
+    """
+    client, tid = begun(stage, slow, blksize=512)
+    request, data, number = wrq("new", blksize=512), pattern(MOST_UNWRITTEN + 5000), 0
+    while not number or client.take():
+        number += 1
+        client.send(buildData(number, data[(number - 1) * 512 : number * 512]), tid)
+        stage.network.advance(0.001)
+    copied(stage, client, request)
+    slow.thread.run()
+    assert hear(client) == Ack(number)
+    while number * 512 <= len(data):
+        number += 1
+        client.send(buildData(number, data[(number - 1) * 512 : number * 512]), tid)
+        stage.network.advance(0.001)
+    client.take()
+    copied(stage, client, request)
+    assert client.inbox == []
+    slow.thread.run()
+    assert hear(client) == Ack(number)
+    assert Path(slow.sink.options.path, "new").read_bytes() == data
+    stage.network.advance(40)
+    assert [event["outcome"] for event in stage.told("received") if event.get("write")] == ["done"]
+
+
+def test_aCopyOfTheRequestWhileItIsRead(stage: TftpStage, slow: Disk) -> None:
+    """Nor has a client restarted whose next block is being read, if the copy of its request comes then, or before."""
+    client = stage.client()
+    client.send(rrq(), SERVER)
+    stage.network.advance(0.01)
+    slow.thread.run(2)
+    stage.network.advance(0.01)
+    tid = client.take()[0].source
+    for number in range(1, BLOCKS):
+        ackedTo(client, number, tid)
+    stage.listener.datagramFrom(rrq(), client.address, Local(HOST, 69))
+    say(client, BLOCKS, tid)
+    stage.network.advance(2 * COPY_WAIT)
+    copied(stage, client, rrq())
+    slow.thread.run()
+    assert hear(client) == Data(BLOCKS + 1, FILE[CHUNK:][:512])
+    assert stage.site.dropped["copies"] == 2
+    assert len(stage.casts()) == 1
 
 
 def test_aDiskThatNeverTakesIt(stage: TftpStage, slow: Disk) -> None:

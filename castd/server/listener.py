@@ -424,6 +424,10 @@ class Listener(DatagramProtocol):
         if not session.begunBy(request) or (isinstance(session, CastProtocol) and session.group is not None):
             # Whoever is in a group asks again when it hears nothing of it.
             return False
+        if session.awaitsNothing():
+            # A client that has restarted asks again.
+            self.drop(outcomes.COPIES)
+            return True
         if peer not in self._doubted:
             before = session.position(peer)
             self._doubted.add(peer)
