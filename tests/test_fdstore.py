@@ -177,6 +177,32 @@ def test_wildcardBefore(manager: Manager, monkeypatch: pytest.MonkeyPatch, hosts
 
 
 @pytest.mark.loopback
+def test_wildcardBeforeInVain(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another program keeps the wildcard from being bound, what was kept for addresses stays kept."""
+    monkeypatch.setattr(ServiceNotifier, "barrier", lambda notifier: manager.waiting())
+    with bindSocket("127.0.0.3", 0) as another:
+        number = another.getsockname()[1]
+        store = FdStore(ServiceNotifier(manager.address))
+        inherited = {(host, number): bindSocket(host, number) for host in ("127.0.0.1", "127.0.0.2")}
+        for at, sock in inherited.items():
+            store.add(at, sock)
+        manager.waiting()
+        ports = Ports(Reactor(), random.Random(0), inherited=inherited, store=store)
+        with pytest.raises(CannotListenError, match="in use"):
+            ports.listen(number, Hearer(), "")
+        manager.waiting()
+        assert sorted(manager.kept) == [fdName(at) for at in inherited]
+        # They serve, if the service file has them, too; and else they are given up.
+        port = ports.listen(number, Hearer(), "127.0.0.1")
+        assert ports.reconcileStore() == [("127.0.0.2", number)]
+        manager.waiting()
+        assert list(manager.kept) == [fdName(("127.0.0.1", number))]
+        assert os.fstat(manager.kept[fdName(("127.0.0.1", number))]).st_ino == os.fstat(port.fileno()).st_ino
+        ports.freezeStore(True)
+        port.stopListening()
+
+
+@pytest.mark.loopback
 def test_wildcardOfAnother(manager: Manager) -> None:
     """While the previous process serves by such a socket, in an upgrade, the address cannot be had, and it is kept."""
     sock = bindSocket("", 0)

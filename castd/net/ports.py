@@ -502,7 +502,21 @@ class Ports:
             self._inherited.pop(at).close()
             self._store.remove(at)
         self.closeIdle()
-        return sockets.bindSocket(interface, port)
+        try:
+            return sockets.bindSocket(interface, port)
+        except OSError:
+            self._keepAnew(obstacles)
+            raise
+
+    def _keepAnew(self, addresses: Iterable[tuple[str, int]]) -> None:
+        """
+        Bind addresses again that were given up in vain, as another program is in the way, too: the next process, with
+        another service file, is to find them as this one has.
+        """
+        for at in addresses:
+            with suppress(OSError):
+                self._inherited[at] = sock = sockets.bindSocket(*at)
+                self._store.add(at, sock)
 
     def _obstacles(self, interface: str, port: int) -> list[tuple[str, int]]:
         """
