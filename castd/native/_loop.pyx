@@ -79,7 +79,7 @@ cdef extern from *:
 SOURCE = CASTD_SOURCE.decode()
 
 cdef enum:
-    MOST_EVENTS = 64        # as castd.net.epoll.MOST_EVENTS
+    MOST_EVENTS = 16        # as castd.net.epoll.MOST_EVENTS
     MOST_OCTETS = 65536     # more than any datagram has
 
 cdef enum Result:
