@@ -154,6 +154,45 @@ def test_aRequestIsLetGo(stage: TftpStage, slow: Disk) -> None:
     assert slow.source._open == {}
 
 
+@pytest.mark.parametrize("later", [rrq("g"), wrq("new")], ids=["read", "write"])
+@pytest.mark.parametrize("first", [rrq(), rrq("none"), wrq("other"), wrq("f")], ids=["read", "none", "write", "exists"])
+def test_anotherFileIsAskedFor(stage: TftpStage, slow: Disk, first: bytes, later: bytes) -> None:
+    """
+    Who asks for another file from the same port, while the first one is looked up, gets no answer to the first request,
+    which it would take for that to the second one; and is then served what it has asked for last.
+    """
+    Path(slow.sink.options.path, "g").write_bytes(b"another")
+    opened = Descriptors()
+    client = stage.client()
+    for request in (first, later, later):
+        client.send(request, SERVER)
+        stage.network.advance(1)
+    assert stage.site.admission.looking == 1
+    slow.thread.run()
+    letter = client.expect()
+    slow.thread.run()
+    assert parse(letter.datagram) == (Data(1, b"another") if later == rrq("g") else Ack(0))
+    assert client.take() == []
+    (session,) = stage.casts()
+    assert session.fileName == ("g" if later == rrq("g") else "new")
+    assert not stage.listener._askedAnew
+    stage.listener.stop()
+    slow.thread.run()
+    assert opened.left() == []
+    assert sorted(os.listdir(slow.sink.options.path)) == ["f", "g"]
+
+
+def test_theFirstFileIsAskedForAgain(stage: TftpStage, slow: Disk) -> None:
+    """What is asked for last counts: if that is the first file again, it is served."""
+    client = stage.client()
+    for name in ("f", "g", "f"):
+        client.send(rrq(name), SERVER)
+        stage.network.advance(1)
+    slow.thread.run()
+    assert hear(client) == Data(1, FILE[:512])
+    assert len(stage.casts()) == 1
+
+
 def test_anUploadIsLetGo(stage: TftpStage, slow: Disk) -> None:
     """The same of one who wants to write: nothing is left of it."""
     client = stage.client()

@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd import outcomes
-from castd.errors import Busy, Refused, WireError
+from castd.errors import Busy, Refused, Unanswered, WireError
 from castd.files.threads import asDeferred, whenAll
 from castd.interfaces import ICastTransport, IContent, IDialect, ISite, ISuccessor, IUpgradable
 from castd.machines.known import KnownMachine
@@ -71,17 +71,22 @@ class _WaitingWrites:
         self.heapEntry: tuple[float, int] | None = None
         self._site = site
         self._time = TokenBucket(self.SHARE, self.SAVED)
-        self._waiting: dict[Peer, Callable[[], object]] = {}
+        self._waiting: dict[Peer, tuple[Request, Callable[[], object]]] = {}
         self._beginning = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def __contains__(self, peer: Peer) -> bool:
-        return peer in self._waiting
+    def repeats(self, request: Request) -> bool:
+        """Return whether this is a request that waits, sent again; another one of its peer waits no longer."""
+        waiting = self._waiting.get(request.peer)
+        if waiting is None or request.repeats(waiting[0]):
+            return waiting is not None
+        del self._waiting[request.peer]
+        return False
 
-    def add(self, peer: Peer, begin: Callable[[], object]) -> None:
-        """Have the upload of a peer begun, now or later; if that raises later it is logged here."""
+    def add(self, request: Request, begin: Callable[[], object]) -> None:
+        """Have the upload of a request begun, now or later; if that raises later it is logged here."""
         now = self._site.reactor.seconds()
         if not self._waiting and self._time.available(now) > 0:
             begin()
@@ -89,7 +94,7 @@ class _WaitingWrites:
             return
         if len(self._waiting) >= MOST_WRITES:
             self._beginOldest()
-        self._waiting[peer] = begin
+        self._waiting[request.peer] = request, begin
         if self.due is None:
             self._site.timers.set(self, now)
 
@@ -115,7 +120,7 @@ class _WaitingWrites:
             self._site.timers.set(self, self._site.reactor.seconds())
 
     def _beginOldest(self) -> None:
-        begin = self._waiting.pop(next(iter(self._waiting)))
+        _, begin = self._waiting.pop(next(iter(self._waiting)))
         try:
             begin()
         except BaseException:
@@ -166,6 +171,8 @@ class Listener(DatagramProtocol):
         # Peers whose request may be a late copy, until their next answer tells.
         self._doubted: set[Peer] = set()
         self._writes = _WaitingWrites(site)
+        # Requests of peers that have asked for another file while one was looked up for them.
+        self._askedAnew: dict[Peer, tuple[bytes, Local]] = {}
 
     # Start, reload and stop.
 
@@ -370,7 +377,7 @@ class Listener(DatagramProtocol):
         if _isCopy(request, unheard) or self._answeredAgain(self._entries[index], request, datagram):
             return
         if request.write:
-            self._writes.add(peer, partial(self._admitWrite, self._entries[index], request, datagram))
+            self._writes.add(request, partial(self._admitWrite, self._entries[index], request, datagram))
         else:
             self._admit(index, request, datagram)
 
@@ -402,7 +409,7 @@ class Listener(DatagramProtocol):
         """
         session = self._sessions.members.get(request.peer)
         if session is None:
-            return request.peer in self._sessions.lookingUp or request.peer in self._writes
+            return self._isLookedUp(request, datagram) or self._writes.repeats(request)
         if not self.site.admission.mayRepeat(request.peer[0], self.site.reactor.seconds()):
             self.drop(outcomes.REPETITIONS)
             return True
@@ -412,6 +419,39 @@ class Listener(DatagramProtocol):
             return True
         session.replace(request.peer)
         return False
+
+    def _isLookedUp(self, request: Request, datagram: bytes) -> bool:
+        """
+        Return whether the file of a peer is being looked up.  If it asks for another one it has restarted: what is
+        looked up is not for it any more, and it is served when that is found.
+        """
+        before = self._sessions.lookingUp.get(request.peer)
+        if before is None:
+            return False
+        if request.repeats(before):
+            self._askedAnew.pop(request.peer, None)
+        else:
+            self._askedAnew[request.peer] = datagram, request.local
+        return True
+
+    def hasAskedAnew(self, peer: Peer) -> bool:
+        """Return whether a peer has asked for something else while its file was looked up."""
+        return peer in self._askedAnew
+
+    def _serveAnew(self, peer: Peer, failure: Failure | None = None) -> bool:
+        """
+        Serve the request of a peer that came while its file was looked up, if it has asked for another one.
+
+        @param failure: why nothing was found.  A request that could not be answered may have waited for half a minute:
+            whoever waits still asks again.
+        @return: whether there is one, so that the peer has no use for what was found.
+        """
+        anew = self._askedAnew.pop(peer, None)
+        if anew is None or (failure is not None and failure.check(Unanswered)):
+            return False
+        datagram, local = anew
+        self._serve(datagram, peer, local)
+        return True
 
     def _mayGoOn(self, session: Session, request: Request, datagram: bytes) -> bool:
         """
@@ -521,7 +561,7 @@ class Listener(DatagramProtocol):
 
     def _findMachine(self, entry: PortDialect, request: Request, datagram: bytes, found: Sequence[Profile]) -> None:
         """Find out which machine asks, since some of the profiles that may be for the request depend on it."""
-        self._sessions.beginLookup(request.peer)
+        self._sessions.beginLookup(request)
         machine = asDeferred(self.site.machines.machineOf(request.peer, request.local.host))
         machine.addCallback(self._machineFound, entry, request, datagram, found)
         machine.addErrback(self._requestFailed, entry, request)
@@ -530,7 +570,9 @@ class Listener(DatagramProtocol):
         self, machine: KnownMachine, entry: PortDialect, request: Request, datagram: bytes, found: Sequence[Profile]
     ) -> None:
         self._sessions.endLookup(request.peer)
-        if entry not in self._entries:
+        if self._serveAnew(request.peer):
+            pass
+        elif entry not in self._entries:
             # A reload has exchanged the dialects, and perhaps the profiles.
             self._serve(datagram, request.peer, request.local)
         elif not self._closing():
@@ -565,7 +607,7 @@ class Listener(DatagramProtocol):
             self._requestFailed(Failure(), entry, request)
             return
         if isinstance(found, Deferred):
-            self._sessions.beginLookup(request.peer)
+            self._sessions.beginLookup(request)
             found = inTime(found, self.site.reactor).addBoth(self._lookedUp, request)
             found.addCallbacks(self._found, self._notFound, (entries, request, datagram), {}, (entry, request))
             found.addErrback(self._requestFailed, entry, request)
@@ -587,6 +629,9 @@ class Listener(DatagramProtocol):
         if not isinstance(failure.value, Refused):
             self._requestFailed(failure, entry, request)
             return
+        if self._serveAnew(request.peer, failure):
+            self._checkDrained()
+            return
         self._refuseLookup(entry, request, failure.value)
 
     def _refuseLookup(self, entry: PortDialect, request: Request, error: Refused) -> None:
@@ -607,14 +652,16 @@ class Listener(DatagramProtocol):
             name=request.name,
             write=request.write,
         )
-        self.refusals.refuse(entry, request, request.peer, request.local, Refused("Internal error"))
+        if not self._serveAnew(request.peer):
+            self.refusals.refuse(entry, request, request.peer, request.local, Refused("Internal error"))
         self._checkDrained()
 
     def _found(self, content: IContent, entries: Sequence[PortDialect], request: Request, datagram: bytes) -> None:
         """Join a cast of the file that was found, or begin one."""
         taken = False
         try:
-            taken = not self._closing() and self._opener.offer(content, entries, request, datagram)
+            if not self._serveAnew(request.peer):
+                taken = not self._closing() and self._opener.offer(content, entries, request, datagram)
         finally:
             if not taken:
                 closeContent(content, entries[0].name)
@@ -633,17 +680,19 @@ class Listener(DatagramProtocol):
         if self._sessions.successor is not None:
             self._sessions.successor.returnRequest(datagram, request.peer, request.local)
             return
-        self._sessions.beginLookup(request.peer)
+        self._sessions.beginLookup(request)
         self._writes.beginning()
         begun = self._opener.upload(entry, request, uploadReceiver, datagram)
         begun.addBoth(self._uploadBegun, request).addErrback(self._uploadRefused, entry, request)
         begun.addErrback(self._requestFailed, entry, request)
 
-    def _uploadBegun(self, result: T, request: Request) -> T:
+    def _uploadBegun(self, result: T, request: Request) -> T | None:
         self._lookedUp(result, request)
         self._writes.begun()
+        anew = self._serveAnew(request.peer, result if isinstance(result, Failure) else None)
         self._checkDrained()
-        return result
+        # Why the place of a file could not be made is of no use for who asks for another one.
+        return None if anew else result
 
     def _uploadRefused(self, failure: Failure, entry: PortDialect, request: Request) -> Failure | None:
         if isinstance(failure.value, Refused):

@@ -62,7 +62,7 @@ class Sessions:
     @ivar underWay: the casts and uploads, in the order in which they began.
     @ivar members: the peers that are served, each with its cast or upload.
     @ivar onPort: those of C{members} whose datagrams come to the request port itself.
-    @ivar lookingUp: the peers whose file is being looked up.
+    @ivar lookingUp: the peers whose file is being looked up, each with its request.
     @ivar successor: the process that reads the port now; changes of C{onPort} are reported to it.  L{None}: this
         process reads the port.
     """
@@ -72,7 +72,7 @@ class Sessions:
         self.underWay: dict[Session, None] = {}
         self.members: dict[Peer, Session] = {}
         self.onPort: dict[Peer, Session] = {}
-        self.lookingUp: set[Peer] = set()
+        self.lookingUp: dict[Peer, Request] = {}
         self.successor: ISuccessor | None = None
 
     def begin(self, session: Session) -> None:
@@ -111,14 +111,14 @@ class Sessions:
 
     # Peers whose file is being looked up.
 
-    def beginLookup(self, peer: Peer) -> None:
+    def beginLookup(self, request: Request) -> None:
         """Add a peer whose file is being looked up."""
-        self.lookingUp.add(peer)
-        self._site.admission.beginLookup(peer[0])
+        self.lookingUp[request.peer] = request
+        self._site.admission.beginLookup(request.peer[0])
 
     def endLookup(self, peer: Peer) -> None:
         """Remove a peer whose look-up has ended."""
-        self.lookingUp.discard(peer)
+        self.lookingUp.pop(peer, None)
         self._site.admission.endLookup(peer[0])
 
 
@@ -367,7 +367,13 @@ class Opener:
     def _receive(
         self, upload: IUpload, entry: PortDialect, request: Request, uploadReceiver: ITransferHalf, datagram: bytes
     ) -> None:
-        """Receive an upload whose place was made, unless the server has been told to stop in the meantime."""
+        """
+        Receive an upload whose place was made, unless the client has asked for something else in the meantime, or the
+        server has been told to stop.
+        """
+        if self._listener.hasAskedAnew(request.peer):
+            upload.abort()
+            return
         if self._listener.draining:
             upload.abort()
             if self._sessions.successor is not None:
