@@ -4,6 +4,7 @@ A disk that does not answer is waited for by those who need it, for a bounded ti
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import random
@@ -38,7 +39,7 @@ from castd.files.upload_options import UploadDirectoryOptions
 from castd.files.uploads import UploadDirectory
 from castd.net.sockets import HEADERS
 from castd.options import Limits
-from castd.packets.tftp import Ack, Data, Error, buildAck, buildData, parse
+from castd.packets.tftp import Ack, Data, Error, buildAck, buildData, buildError, parse
 from castd.request import Local
 from castd.server.cast_protocol import READ_TIMEOUT
 from castd.server.listener import COPY_WAIT
@@ -550,6 +551,46 @@ def test_aCopyOfTheRequestWhileItIsRead(stage: TftpStage, slow: Disk) -> None:
     assert hear(client) == Data(BLOCKS + 1, FILE[CHUNK:][:512])
     assert stage.site.dropped["copies"] == 2
     assert len(stage.casts()) == 1
+
+
+@pytest.mark.parametrize("ending", [buildError(0, "no"), wrq("more")], ids=["ERROR", "restart"])
+@pytest.mark.parametrize("fault", [None, errno.ENOSPC], ids=["stored", "failed"])
+def test_theEndWhileItIsStored(
+    stage: TftpStage, slow: Disk, monkeypatch: pytest.MonkeyPatch, ending: bytes, fault: int | None
+) -> None:
+    """Of an upload that ends while its file is being stored it is told whether it was stored, when that is known."""
+    client, tid = begun(stage, slow)
+    client.send(buildData(1, b"all"), tid)
+    stage.network.advance(0.01)
+    client.send(ending, SERVER if ending == wrq("more") else tid)
+    stage.network.advance(0.2)
+    assert stage.told("received") == []
+    with monkeypatch.context() as patched:
+        if fault:
+            patched.setattr(os, "fsync", lambda fd: raiseOsError(fault))
+        slow.thread.run()
+    stage.network.advance(STORE_TIMEOUT + 1)
+    ended = {buildError(0, "no"): "aborted", wrq("more"): "replaced"}[ending]
+    (event,) = (each for each in stage.told("received") if each["name"] == "new")
+    assert (event["outcome"], event["octets"]) == (ended if fault else "done", 3)
+    assert Path(slow.sink.options.path, "new").exists() == (fault is None)
+
+
+def raiseOsError(number: int) -> None:
+    raise OSError(number, os.strerror(number))
+
+
+def test_theEndWhileNothingIsStored(stage: TftpStage, slow: Disk) -> None:
+    """If the disk never answers the upload is told as it has ended."""
+    client, tid = begun(stage, slow)
+    client.send(buildData(1, b"all"), tid)
+    stage.network.advance(0.01)
+    client.send(buildError(0, "no"), tid)
+    stage.network.advance(STORE_TIMEOUT + 1)
+    (event,) = stage.told("received")
+    assert event["outcome"] == "aborted"
+    slow.thread.run()
+    assert len(stage.told("received")) == 1
 
 
 def test_aDiskThatNeverTakesIt(stage: TftpStage, slow: Disk) -> None:

@@ -109,6 +109,8 @@ class UploadProtocol(HalfProtocol):
         self._requested = requested
         self._committing = False
         self._committedAt: float | None = None
+        #: How the upload has ended while its file was being stored, until it is known whether it is.
+        self._untoldOutcome: str | None = None
         self._closedReports = 0
         self._displacedFor = ""  # the limit for which its client has to leave
         self._firstBlockAt: float | None = None
@@ -325,7 +327,10 @@ class UploadProtocol(HalfProtocol):
 
     def timerExpired(self) -> None:
         """Handle the timer, or end the upload if the client's port is closed."""
-        if self._closedReports >= CLOSED_PORTS:
+        if self.over:
+            # The disk has not answered.
+            self._tellEnd(self._untoldOutcome)
+        elif self._closedReports >= CLOSED_PORTS:
             self.finish(outcomes.CLOSED)
         elif self._waitsSince is not None and self._seconds() >= self._waitsSince + STORE_TIMEOUT:
             self.refuse(Busy(why=f"the disk has taken nothing for {STORE_TIMEOUT:.0f} s"))
@@ -443,7 +448,9 @@ class UploadProtocol(HalfProtocol):
         self._committedAt = self._seconds()
         # From now on it only waits for a lost ACK: that must not keep the client's next files waiting.
         self.site.admission.leave(self, self.request.peer)
-        if not self.over:
+        if self.over:
+            self._tellEnd(outcomes.DONE)
+        else:
             try:
                 self.committed()
             except BaseException:
@@ -458,6 +465,7 @@ class UploadProtocol(HalfProtocol):
             self.fail(failure)
         elif not self.over:
             self.refuse(error)
+        self._tellEnd(self._untoldOutcome)
 
     # The end.
 
@@ -524,8 +532,20 @@ class UploadProtocol(HalfProtocol):
             outcome = outcomes.DONE
         elif not self._committing:
             self._abort()
-        self._logEnd(outcome, refusal)
+        elif outcome is not None and outcome != outcomes.STOPPED:
+            # The file may be stored all the same.
+            self._untoldOutcome = outcome
+            self.setTimer(self._seconds() + STORE_TIMEOUT)
+        if self._untoldOutcome is None:
+            self._logEnd(outcome, refusal)
         self._done(self)
+
+    def _tellEnd(self, outcome: str | None) -> None:
+        """Log the end of an upload that has ended before it was known whether its file is stored, if that was not."""
+        if self._untoldOutcome is not None:
+            self._untoldOutcome = None
+            self.setTimer(None)
+            self._logEnd(outcome, None)
 
     def _abort(self) -> None:
         try:
