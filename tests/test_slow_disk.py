@@ -11,7 +11,9 @@ import random
 import signal
 import socket
 import threading
+import time
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -704,6 +706,34 @@ def test_threads() -> Any:
     hangs.set()
     yield gatherResults([*waiting, last])
     assert ran == [1]
+
+
+@pytest_twisted.inlineCallbacks
+def test_manyResults() -> Any:
+    """Of many results at once some are delivered in each turn of the reactor, in their order; a fault stops none."""
+    threads, turns, taken, events = DiskThreads(1), [0], list[tuple[int, int]](), list[Any]()
+
+    def take(_: object, number: int) -> None:
+        time.sleep(SLICE / 2)
+        taken.append((number, turns[0]))
+
+    def turn() -> None:
+        turns[0] += 1
+        if len(taken) < 20:
+            reactor.callLater(0, turn)
+
+    done = threading.Event()
+    waiting = [threads(bool).addCallback(take, number) for number in range(20)]
+    last = threads(done.set)
+    done.wait(10)
+    threads._hand(lambda: 1 // 0)
+    turn()
+    with observed(events.append):
+        yield gatherResults([*waiting, last])
+        yield threads(bool)
+    assert [event["log_failure"].type for event in events] == [ZeroDivisionError]
+    assert [number for number, _ in taken] == list(range(20))
+    assert max(Counter(at for _, at in taken).values()) <= 2
 
 
 @pytest_twisted.inlineCallbacks

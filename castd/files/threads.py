@@ -5,6 +5,7 @@ Run functions that wait for a disk outside the reactor's thread.
 from __future__ import annotations
 
 import errno
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -19,6 +20,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from castd.errors import Unanswered
+from castd.net.faults import logFault
+from castd.slices import SLICE
 
 T = TypeVar("T")
 
@@ -179,6 +182,9 @@ class DiskThreads:
         self._most = most
         self._waits = waits
         self._jobs: deque[Callable[[], Callable[[], object]]] = deque()
+        # What fires the Deferreds of functions that are done; and whether the reactor is to call L{_deliver}.
+        self._results: deque[Callable[[], object]] = deque()
+        self._delivers = False
         self._changed = Condition()
         self._threads = self._idle = 0
         self._triesLater = False
@@ -229,16 +235,46 @@ class DiskThreads:
             self._provideLater(fault)
 
     def _work(self) -> None:
+        while (job := self._nextJob()) is not None:
+            self._hand(job())
+            # Until the next one comes the thread must not keep what the function refers to.
+            del job
+
+    def _hand(self, result: Callable[[], object]) -> None:
+        """Have a result delivered in the reactor's thread."""
+        with self._changed:
+            self._results.append(result)
+            waits, self._delivers = self._delivers, True
+        if not waits:
+            self._deliverLater()
+
+    def _deliverLater(self) -> None:
         # Imported here: whoever imports castd need not have chosen the reactor yet.
         from twisted.internet import reactor
 
-        callFromThread = IReactorFromThreads(reactor).callFromThread
-        while (job := self._nextJob()) is not None:
-            with suppress(OSError):
-                # The call is queued; if the reactor cannot be woken, it is made with the next event.
-                callFromThread(job())
-            # Until the next one comes the thread must not keep what the function refers to.
-            del job
+        with suppress(OSError):
+            # The call is queued; if the reactor cannot be woken, it is made with the next event.
+            IReactorFromThreads(reactor).callFromThread(self._deliver)
+
+    def _deliver(self) -> None:
+        """
+        Deliver results, in one slice: the reactor makes all calls that are queued in one turn, and what a result leads
+        to may take a millisecond.
+        """
+        until = time.monotonic() + SLICE
+        while (result := self._nextResult()) is not None:
+            try:
+                result()
+            except BaseException:
+                logFault("a result of a thread could not be delivered")
+            if time.monotonic() >= until:
+                self._deliverLater()
+                return
+
+    def _nextResult(self) -> Callable[[], object] | None:
+        with self._changed:
+            self._delivers = bool(self._results)
+            return self._results.popleft() if self._results else None
 
     def _nextJob(self) -> Callable[[], Callable[[], object]] | None:
         with self._changed:
