@@ -699,6 +699,26 @@ def test_unwrittenFails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert (everything(tmp_path), sink.uploads.unwritten) == ({}, 0)
 
 
+@pytest.mark.parametrize("created", [False, True])
+def test_settledWhenAborted(tmp_path: Path, created: bool) -> None:
+    """An upload is waited for that was aborted while a thread creates its file, or writes to it."""
+    thread, fired = Later(), list[Any]()
+    sink = UploadDirectory(UploadDirectoryOptions(path=str(tmp_path), keepFree=0), thread)
+    begun = sink.begin("a", ONE, None).addErrback(fired.append)
+    thread.run(2 if created else 1)
+    (upload,) = sink.uploads.byKey.values()
+    if created:
+        upload.write(b"x" * WRITE_AT_ONCE)
+    upload.abort()
+    fired.clear()
+    sink.settled().addCallback(fired.append)
+    assert fired == []
+    thread.run()
+    assert fired[-1] is None
+    assert everything(tmp_path) == {}
+    assert begun.called
+
+
 def test_settled(tmp_path: Path) -> None:
     """It is known when all is stored or removed that has ended; what is still being sent is not waited for."""
     thread, fired = Later(), list[Any]()

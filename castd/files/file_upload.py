@@ -144,6 +144,10 @@ class OpenUploads:
             del self.byKey[upload.key]
         self._ending.add(upload)
 
+    def willEnd(self, upload: FileUpload) -> None:
+        """Note an upload that was aborted, and will end when a thread is done with it."""
+        self._ending.add(upload)
+
     def forgetWhole(self, upload: FileUpload) -> None:
         """Forget an upload of which nothing is left to do."""
         self._ending.discard(upload)
@@ -428,7 +432,9 @@ class FileUpload:
         """As L{IContestedUpload.abort}."""
         if self._state == "open":
             self._state = "over"
-            if not self._busy:
+            if self._busy:
+                self._uploads.willEnd(self)
+            else:
                 self._end()
 
     # Another upload of the same name.
