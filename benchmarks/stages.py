@@ -217,7 +217,6 @@ FUNCTIONS = {
     "server/cast_protocol:CastProtocol._ending": ENDED,
     "server/cast_protocol:CastProtocol._farewell": ENDED,
     "server/cast_protocol:CastProtocol._joinUnasked": BEGUN,
-    "server/cast_protocol:CastProtocol._lacking": ENDED,
     "server/cast_protocol:CastProtocol._leaveUnasked": ENDED,
     "server/cast_protocol:CastProtocol._peerState": BEGUN,
     "server/cast_protocol:CastProtocol._receiverLeft": ENDED,
