@@ -351,10 +351,10 @@ class GenericTurn(ABC, Generic[M]):
         """As L{mayHaveAll}."""
         sent, count = self.sentRuns, self.count
         turn = member is self.master
-        if sent is None or not count or (turn and self._pending):
+        if sent is None or not count or not self._allSent or (turn and self._pending):
             return False
         asked = (turn and self.serving) or member.wanted
-        return sent.bounds(range(asked[0].start if asked else 0, count))[0] > member.joinedRun
+        return sent.allReturned(range(asked[0].start if asked else 0, count), member.joinedRun)
 
     def memberListens(self, member: M) -> None:
         """Note that what is sent from now on may be received by this member."""
