@@ -781,12 +781,14 @@ def test_upgradeMeanwhile(folder: Path, network: Network, monkeypatch: pytest.Mo
 
 def test_neverRead(folder: Path, network: Network) -> None:
     """A disk that does not answer is given up; what it answers later has no effect, and the next reload is read."""
-    case, hanging = Case(folder, network, START + TFTP), Later()
-    case.write(START.replace("boot", "other") + TFTP)
+    case, hanging, descriptors = Case(folder, network, START + TFTP), Later(), Descriptors()
+    case.write(START.replace("boot", "other") + "history: {path: history}\n" + TFTP)
     answers = awaited(case, hanging)
     network.advance(REREAD_TIMEOUT + 1)
     assert answers == [(f"{folder}/x.yaml: cannot be read: it has taken longer than 25 s",)]
     hanging.run()
+    gc.collect()
+    assert descriptors.left() == []
     assert Client(network).finish() == BODY
     again = Later()
     answers = awaited(case, again)

@@ -20,7 +20,7 @@ from castd.config.config import Config
 from castd.config.plugin import Collected
 from castd.errors import ConfigError, firstFaults
 from castd.files.content import Directory
-from castd.files.threads import RunInThread
+from castd.files.threads import RunInThread, WaitingRequests
 from castd.files.uploads import UploadDirectory
 from castd.interfaces import ISite
 from castd.observe.history import History
@@ -124,6 +124,7 @@ class Rereads:
         self._server = server
         self._collected = collected
         self._waiting: list[Deferred[tuple[str, ...]]] = []
+        self._disk = WaitingRequests(str(server.file))
 
     def ask(self) -> Deferred[tuple[str, ...]]:
         """
@@ -147,7 +148,9 @@ class Rereads:
             self._done((why,), asked)
             return
         server.watch.notifier.reloading()
-        reading = server.thread(partial(self._readInThread, server.directoriesInUse()))
+        read = partial(self._readInThread, server.directoriesInUse())
+        # What is read after it was given up is not put in force: what was opened for that is closed.
+        reading = self._disk.run(partial(server.thread, read), lambda found: found[1].discard())
         if not reading.called:
             reading.addTimeout(REREAD_TIMEOUT, server.site.reactor)
         putting = reading.addCallback(lambda found: Deferred.fromCoroutine(self._putInForce(*found)))
