@@ -41,9 +41,9 @@ from castd.dialects import multicast, tftp
 from castd.interfaces import IGroupTransferHalf
 from castd.net.ports import Ports
 from castd.net.sockets import socketAddress
+from castd.packets import mtftp
 from castd.packets.netascii import encode
 from castd.packets.tftp import buildAck, buildData, buildError, buildOack, parseRequest
-from castd.receive import mtftp
 from castd.receive.base import OffsetBlock
 from castd.receive.options import RequestedOptions
 from castd.server.site import Site as ServerSite
@@ -638,9 +638,9 @@ class TestSchemes:
         asked = fetch(host, parseUrl(f"mtftp://{SERVER}/f"), sink)
         server.expect()
         for number, octets in ((1, 512), (2, 512), (3, 100)):
-            other.send(buildData(number, b"B" * octets), mtftp.GROUP)
+            other.send(buildData(number, b"B" * octets), mtftp.IPXE_GROUP)
             network.advance(0.01)
-            server.send(buildData(number, b"A" * octets), mtftp.GROUP)
+            server.send(buildData(number, b"A" * octets), mtftp.IPXE_GROUP)
             network.advance(0.01)
         network.advance(1)
         assert sink.data == b"A" * 1124

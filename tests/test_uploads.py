@@ -711,7 +711,7 @@ def test_settledWhenAborted(tmp_path: Path, created: bool) -> None:
         upload.write(b"x" * WRITE_AT_ONCE)
     upload.abort()
     fired.clear()
-    sink.settled().addCallback(fired.append)
+    sink.uploads.settled().addCallback(fired.append)
     assert fired == []
     thread.run()
     assert fired[-1] is None

@@ -354,7 +354,7 @@ class GenericTurn(ABC, Generic[M]):
         if sent is None or not count or not self._allSent or (turn and self._pending):
             return False
         asked = (turn and self.serving) or member.wanted
-        return sent.allReturned(range(asked[0].start if asked else 0, count), member.joinedRun)
+        return sent.allSent(range(asked[0].start if asked else 0, count), member.joinedRun)
 
     def memberListens(self, member: M) -> None:
         """Note that what is sent from now on may be received by this member."""

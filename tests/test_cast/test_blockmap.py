@@ -211,10 +211,10 @@ def test_drawn(sent: list[range], lacks: Ranges, since: int, width: int) -> None
 def test_aGroupThatLivesForMonths() -> None:
     """Runs are counted on beyond 32 bits."""
     log = RunLog(8)
-    log.noteReturned(range(8))
+    log.noteSent(range(8))
     log.runs = 2**32 - 2
     for run in (range(1), range(1, 2), range(2, 4)):
-        log.noteReturned(run)
+        log.noteSent(run)
     log.noteEach(range(4, 8))
     assert log.bounds(range(1)) == (2**32 - 1, 2**32 - 1)
     assert log.bounds(range(8)) == (2**32 - 1, log.runs)
