@@ -144,6 +144,7 @@ MODULES = {
     "server/sender": SENT,
     "server/sessions": BEGUN,
     "server/shedding": READ,
+    "server/waiting_writes": READ,
     "server/site": CALLER,
     "service/histories": ENDED,
     "service/logs": ENDED,

@@ -18,9 +18,10 @@ from castd.files.uploads import UploadDirectory
 from castd.options import Limits
 from castd.packets.tftp import Ack, parse
 from castd.request import Local, Peer
-from castd.server import listener
-from castd.server.listener import BEGINNING_WAIT, MOST_BEGINNING, Listener
+from castd.server import waiting_writes
+from castd.server.listener import Listener
 from castd.server.site import Site
+from castd.server.waiting_writes import BEGINNING_WAIT, MOST_BEGINNING, WaitingWrites
 from castd.testing import Network, NoJitterRandom, RecordingClient
 from tests.support.clients.tftp import F, data, hear, rrq, upload, wrq
 from tests.support.disks import Later
@@ -30,7 +31,7 @@ from tests.support.stage import HOST, SERVER, TftpStage
 @pytest.fixture(autouse=True)
 def noTime(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is never time to begin an upload while requests are read: on this network nothing takes any."""
-    monkeypatch.setattr(listener._WaitingWrites, "SAVED", 0.0)
+    monkeypatch.setattr(WaitingWrites, "SAVED", 0.0)
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def again(stage: TftpStage, client: RecordingClient, request: bytes) -> None:
 
 def test_theyAreNotCountless(stage: TftpStage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where too many wait the oldest is begun before the next one is read."""
-    monkeypatch.setattr(listener, "MOST_WRITES", 3)
+    monkeypatch.setattr(waiting_writes, "MOST_WRITES", 3)
     clients = [stage.client(host=f"10.0.1.{number}") for number in range(1, 6)]
     for number, client in enumerate(clients):
         again(stage, client, wrq(f"up{number}"))

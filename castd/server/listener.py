@@ -25,7 +25,7 @@ from castd.machines.known import KnownMachine
 from castd.net.faults import logFault
 from castd.networks import isMany
 from castd.options import ListenOptions
-from castd.pacing import TICK, TokenBucket
+from castd.pacing import TICK
 from castd.profiles.table import Profile
 from castd.request import Local, Peer, Request, hostPort
 from castd.server import eventlog
@@ -36,7 +36,7 @@ from castd.server.refusals import Refusals
 from castd.server.sessions import Opener, Session, Sessions, inTime
 from castd.server.shedding import Shedding
 from castd.server.upload_protocol import UploadProtocol
-from castd.slices import SLICE
+from castd.server.waiting_writes import WaitingWrites
 
 _log = Logger(namespace="castd")
 
@@ -44,87 +44,7 @@ _log = Logger(namespace="castd")
 #: mostly stalls, too short for a client that has restarted to notice.  Seconds.
 COPY_WAIT = 0.1
 
-#: Write requests that wait at one port while others are read.  Beyond that the oldest is begun before the next is read.
-MOST_WRITES = 4096
-#: Uploads of one port whose place is being made at once, before others are begun that wait; and how long these wait for
-#: a disk that may not answer.  Seconds.
-MOST_BEGINNING, BEGINNING_WAIT = 32, 0.01
-
 T = TypeVar("T")
-
-
-class _WaitingWrites:
-    """
-    Lets write requests wait until what else has come is read.  To begin an upload and to make its place takes the loop
-    ten times as long as to read a request, so of thousands at once a download would wait for all that came before it.
-
-    As long as there is time they are begun at once; those that wait have one slice in each turn of the reactor.
-
-    @ivar due, heapEntry: see L{castd.net.timers.TimerTarget}.
-    """
-
-    #: The part of the time in which writes are begun at once, and how much of it a pause leaves.  Seconds.
-    SHARE, SAVED = 0.25, SLICE
-
-    def __init__(self, site: ISite) -> None:
-        self.due: float | None = None
-        self.heapEntry: tuple[float, int] | None = None
-        self._site = site
-        self._time = TokenBucket(self.SHARE, self.SAVED)
-        self._waiting: dict[Peer, tuple[Request, Callable[[], object]]] = {}
-        self._beginning = 0
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def repeats(self, request: Request) -> bool:
-        """Return whether this is a request that waits, sent again; another one of its peer waits no longer."""
-        waiting = self._waiting.get(request.peer)
-        if waiting is None or request.repeats(waiting[0]):
-            return waiting is not None
-        del self._waiting[request.peer]
-        return False
-
-    def add(self, request: Request, begin: Callable[[], object]) -> None:
-        """Have the upload of a request begun, now or later; if that raises later it is logged here."""
-        now = self._site.reactor.seconds()
-        if not self._waiting and self._time.available(now) > 0:
-            begin()
-            self._time.spend(self._site.reactor.seconds() - now, now)
-            return
-        if len(self._waiting) >= MOST_WRITES:
-            self._beginOldest()
-        self._waiting[request.peer] = request, begin
-        if self.due is None:
-            self._site.timers.set(self, now)
-
-    def timerExpired(self) -> None:
-        """Begin some of those that wait: in any case one, as the others may wait for a disk that does not answer."""
-        clock = self._site.reactor.seconds
-        until = clock() + SLICE
-        while self._waiting:
-            self._beginOldest()
-            if self._beginning >= MOST_BEGINNING or clock() >= until:
-                break
-        if self._waiting:
-            self._site.timers.set(self, clock() + (BEGINNING_WAIT if self._beginning >= MOST_BEGINNING else 0))
-
-    def beginning(self) -> None:
-        """Note that the place of an upload is being made."""
-        self._beginning += 1
-
-    def begun(self) -> None:
-        """Note that an upload has begun, or was refused."""
-        self._beginning -= 1
-        if self._waiting and self._beginning < MOST_BEGINNING:
-            self._site.timers.set(self, self._site.reactor.seconds())
-
-    def _beginOldest(self) -> None:
-        _, begin = self._waiting.pop(next(iter(self._waiting)))
-        try:
-            begin()
-        except BaseException:
-            logFault("a write request failed")
 
 
 class _Doubt:
@@ -170,7 +90,7 @@ class Listener(DatagramProtocol):
         self._drained: Deferred[None] | None = None
         # Peers whose request may be a late copy, until their next answer tells.
         self._doubted: set[Peer] = set()
-        self._writes = _WaitingWrites(site)
+        self._writes = WaitingWrites(site)
         # Requests of peers that have asked for another file while one was looked up for them.
         self._askedAnew: dict[Peer, tuple[bytes, Local]] = {}
 
@@ -253,7 +173,7 @@ class Listener(DatagramProtocol):
             return
         # Requests that were read before the successor took over are still answered, by this process or by the
         # successor.
-        waiting = self._sessions.lookingUp or self._doubted or len(self._writes)
+        waiting = self._sessions.lookingUp or self._doubted or self._writes.waiting
         if self._sessions.successor is None or not waiting:
             self._drained.callback(None)
 
@@ -409,7 +329,10 @@ class Listener(DatagramProtocol):
         """
         session = self._sessions.members.get(request.peer)
         if session is None:
-            return self._isLookedUp(request, datagram) or self._writes.repeats(request)
+            if request.peer in self._sessions.lookingUp:
+                self._askedWhileLookedUp(request, datagram)
+                return True
+            return request.peer in self._writes.waiting and self._writes.repeats(request)
         if not self.site.admission.mayRepeat(request.peer[0], self.site.reactor.seconds()):
             self.drop(outcomes.REPETITIONS)
             return True
@@ -420,19 +343,15 @@ class Listener(DatagramProtocol):
         session.replace(request.peer)
         return False
 
-    def _isLookedUp(self, request: Request, datagram: bytes) -> bool:
+    def _askedWhileLookedUp(self, request: Request, datagram: bytes) -> None:
         """
-        Return whether the file of a peer is being looked up.  If it asks for another one it has restarted: what is
+        Note a request of a peer whose file is being looked up.  If it asks for another one it has restarted: what is
         looked up is not for it any more, and it is served when that is found.
         """
-        before = self._sessions.lookingUp.get(request.peer)
-        if before is None:
-            return False
-        if request.repeats(before):
+        if request.repeats(self._sessions.lookingUp[request.peer]):
             self._askedAnew.pop(request.peer, None)
         else:
             self._askedAnew[request.peer] = datagram, request.local
-        return True
 
     def hasAskedAnew(self, peer: Peer) -> bool:
         """Return whether a peer has asked for something else while its file was looked up."""
@@ -660,7 +579,7 @@ class Listener(DatagramProtocol):
         """Join a cast of the file that was found, or begin one."""
         taken = False
         try:
-            if not self._serveAnew(request.peer):
+            if not (self._askedAnew and self._serveAnew(request.peer)):
                 taken = not self._closing() and self._opener.offer(content, entries, request, datagram)
         finally:
             if not taken:
