@@ -185,9 +185,14 @@ class Running:
 def alive(pid: int) -> bool:
     """Is it running?  Whom nobody buries is dead all the same."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return state(pid) != "Z"
     except FileNotFoundError:
         return False
+
+
+def state(pid: int) -> str:
+    """Return the letter that the kernel has for the state of a process."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @pytest.fixture
@@ -432,6 +437,65 @@ def test_takenBack(castd: Running) -> None:
     castd.alone()
     assert castd.first.wait(PATIENCE) == 0
     assert castd.status()["pid"] not in (before, new)
+
+
+#: Stops a new process, while the file is there, once a message has gone through the channel: the first that a call of
+#: this name moves.
+STOPS = """
+import os, signal, socket
+
+if "CASTD_ELDER" in os.environ and os.path.exists({file!r}):
+    call = getattr(socket.socket, {call!r})
+
+    def stopping(end, first, *rest):
+        result = call(end, first, *rest)
+        moved = b"".join(first) if {call!r} == "sendmsg" else result[0]
+        if moved.startswith(b'{{"say": "{word}"'):
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return result
+
+    setattr(socket.socket, {call!r}, stopping)
+"""
+
+
+@pytest.mark.parametrize(("call", "word"), [("sendmsg", "ready"), ("recvmsg", "state"), ("recvmsg", "read")])
+def test_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, word: str) -> None:
+    """
+    A new process that hangs once it has said that it is ready is killed; the old one answers what has come
+    meanwhile, serves on, and can be upgraded.
+    """
+    (tmp_path / "site").mkdir()
+    file = tmp_path / "hang"
+    (tmp_path / "site" / "sitecustomize.py").write_text(STOPS.format(file=str(file), call=call, word=word))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    castd = Running(tmp_path)
+    try:
+        slow, before = Slow(castd.single).take(10), castd.status()["pid"]
+        file.touch()
+        children = Path(f"/proc/{before}/task/{before}/children")
+        words = [*castd.command, "upgrade", "--control", str(castd.control)]
+        with subprocess.Popen(words, stderr=subprocess.PIPE, text=True, **castd.place) as upgrading:
+            eventually(lambda: children.read_text().split(), "the new process", PATIENCE)
+            (new,) = map(int, children.read_text().split())
+            castd.pids.append(new)
+            eventually(lambda: state(new) == "T", "it to hang", PATIENCE)
+            asked = [Slow(port) for port in (*castd.plain, castd.single)]
+            assert [each.finish() == LARGE for each in asked] == [True] * 3
+            told = upgrading.communicate(timeout=PATIENCE)[1]
+        assert (upgrading.returncode, "did not take over within 4 s, though it was ready" in told) == (1, True), told
+        assert not alive(new)
+        now = castd.status()
+        assert (now["pid"], now["state"], now["before"]) == (before, "serving", None)
+        file.unlink()
+        castd.upgrade(slow)
+        assert slow.finish() == LARGE
+        castd.alone()
+        assert castd.first.wait(PATIENCE) == 0
+        assert castd.status()["pid"] not in (before, new)
+    finally:
+        castd.end()
+    for sign in ("Traceback", "Unhandled", "event=fault"):
+        assert sign not in castd.log.read_text()
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.2, 0.5])
