@@ -51,6 +51,9 @@ If a process dies
 A successor that is not ready in 25 seconds is killed, and so is one that is ready and does not serve 4 seconds after
 C{read}, and one that closes the channel and does not exit: two processes must never read the same socket.
 
+A process that cannot send a message, or read one, shuts the channel down: so it is closed for both.  Only a datagram
+may be lost.
+
 A predecessor that is stopped before C{ready} kills its child; one that is stopped later leaves its child alone.  A
 successor that is stopped after C{read} sends C{stop} to the predecessor, and waits until that has ended.
 """
