@@ -29,8 +29,11 @@ def reasonOf(error: BaseException | None) -> str:
 
 
 def firstFaults(faults: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the first L{MOST_FAULTS} of these, and how many more there are."""
-    if len(faults) <= MOST_FAULTS:
+    """
+    Return the first L{MOST_FAULTS} of these, and how many more there are, unless that is one.  So the result is
+    returned as it is if another process cuts it again.
+    """
+    if len(faults) <= MOST_FAULTS + 1:
         return faults
     return (*faults[:MOST_FAULTS], f"{len(faults) - MOST_FAULTS} more faults: castd check shows all of them")
 

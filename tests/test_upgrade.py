@@ -18,8 +18,8 @@ from castd.packets import slam
 from castd.service.service import Server, compose, read
 from castd.testing import Network, RecordingClient
 from castd.upgrade import handover, predecessor
-from castd.upgrade.channel import LONGEST
-from castd.upgrade.predecessor import DEATH_TIMEOUT, Predecessor
+from castd.upgrade.channel import LONGEST, Packet, receivePacket, sendPacket, socketPair
+from castd.upgrade.predecessor import DEATH_TIMEOUT, Inheritance, Predecessor
 from castd.upgrade.successor import EXIT_TIMEOUT, READY_TIMEOUT, SERVING_TIMEOUT, Successor
 from tests.support.disks import result
 from tests.support.log import observed
@@ -563,6 +563,37 @@ def test_goneWrong(case: Callable[..., Case], network: Network) -> None:
     assert one.killed == 1
     assert (one.old.unready(), early.finish(), Client(network).finish()) == (None, BODY, BODY)
     assert result(one.old.reread()) == ()
+
+
+@pytest.mark.parametrize(
+    ("count", "rest"), [(101, "x:100: no"), (6000, "5900 more faults: castd check shows all of them")]
+)
+def test_manyFaults(
+    case: Callable[..., Case], network: Network, events: list[dict[str, Any]], count: int, rest: str
+) -> None:
+    """Of very many faults of a new process the first hundred are told and logged, and how many more there are."""
+    one = case(START + TFTP)
+    told: list[tuple[str, ...]] = []
+    one.old.handover.upgrade().addCallback(told.append)
+    ours, theirs = socketPair()
+    with ours, theirs:
+        sendPacket(ours, Packet({"say": "begin", "pid": 7, "doors": {}}))
+        Inheritance(theirs).refuse(f"x:{number}: no" for number in range(count))
+        one.old.handover.successor._received(receivePacket(ours).message, b"")
+    one.exited("ended with status 78")
+    assert told == [(*(f"x:{number}: no" for number in range(100)), rest)]
+    logged = [event["fault"] for event in events if event.get("event") == "refused-upgrade"]
+    assert tuple(logged) == told[0]
+
+
+def test_manyFaultsOfAnotherVersion(case: Callable[..., Case]) -> None:
+    """A new process that tells all of its faults has no more of them logged than any other."""
+    one = case(START + TFTP)
+    told: list[tuple[str, ...]] = []
+    one.old.handover.upgrade().addCallback(told.append)
+    one.old.handover.successor._received({"say": "refused", "faults": [f"x:{each}: no" for each in range(1000)]}, b"")
+    one.exited("ended with status 78")
+    assert (len(told[0]), told[0][-1]) == (101, "900 more faults: castd check shows all of them")
 
 
 def test_takenBack(case: Callable[..., Case], network: Network) -> None:
