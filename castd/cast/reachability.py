@@ -20,7 +20,7 @@ DEAF_TURN = ShortTurn(6, 0.05)
 #: The same for a member that has answered its announcement within L{PROMPT} seconds.
 PROMPT, PROMPT_DEAF_TURN = 0.005, ShortTurn(15, MIN_RTO)
 #: How much longer than its answer to the announcement that to a block may take, and the longest interval.  Seconds.
-SLOWER, LONGEST_INTERVAL = 1.5, 0.25
+SLOWER, LONGEST_INTERVAL = 1.5, 0.12
 #: A master that has received blocks in its turn is taken for deaf only after so many copies of one block, and not
 #: within the time of L{DEAF_TURN}: a file has thousands of blocks, and losses come in bursts.
 COPIES = 7

@@ -204,15 +204,16 @@ class GenericTurn(ABC, Generic[M]):
 
         @return: a member, or L{None} if there is none.  By default the oldest that is not suspect, else the oldest of
             those that have lost the fewest turns: a part of a network may be cut off for some seconds, and the first of
-            its members is not to lose all its turns before the next one has had its second.  Those whose address has
-            spent its budget come after all others, the one that has cost least first.
+            its members is not to lose all its turns before the next one has had its second.  Of these, one that was
+            never heard comes last.  Those whose address has spent its budget come after all others, the one that has
+            cost least first.
         """
         costs, members = self._costs, self.members
         within: Iterable[M] = members
         if costs is not None and costs.seconds:
             within = [member for member in members if costs.left(member.peer[0]) > 0.0]
         waiting = next((member for member in within if not member.suspect), None)
-        chosen = waiting or min(within, key=lambda member: member.failedTurns, default=None)
+        chosen = waiting or min(within, key=lambda member: (member.failedTurns, not member.heard), default=None)
         if chosen is not None or costs is None:
             return chosen
         return min(members, key=lambda member: costs.seconds.get(member.peer[0], 0.0), default=None)
