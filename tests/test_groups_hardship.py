@@ -145,27 +145,6 @@ def test_aHallIsSwitchedOffAndOn(seconds: float) -> None:
         group.stage.over()
 
 
-@pytest.mark.parametrize("seconds", slowBut(lambda seconds: seconds == 8.0, (4.0, 8.0, 12.0, 16.0)))
-def test_aPartIsCutOff(seconds: float) -> None:
-    """Six of twelve machines are cut off in mid-pass for some seconds, both ways: none is given up meanwhile."""
-    group = Group([ATFTP] * 12, latency=0.0005)
-    part = {f"10.0.0.{number}" for number in (11, 12, 13, 14, 19, 20)}
-    since: list[float] = []
-
-    def loses(source: Peer, to: Peer, datagram: bytes) -> bool:
-        now = group.network.seconds()
-        return bool(since) and now < since[0] + seconds and bool({source[0], to[0]} & part)
-
-    group.network.losing(loses)
-    with group.stage:
-        group.network.callLater(0.5, lambda: since.append(group.network.seconds()))
-        group.run()
-        assert [machine.failed for machine in group.machines] == [""] * 12
-        group.network.advance(1)
-        assert [event["outcome"] for event in group.stage.told("received")] == ["done"] * 12
-        assert max(machine.ended for machine in group.machines) < seconds + 4
-
-
 def hearing(deaf: int) -> tuple[float, float]:
     """
     Let sixteen load the file; from 0.4 s on so many of them hear nothing of the group, among them the master.

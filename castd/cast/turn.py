@@ -48,8 +48,8 @@ What happens in each::
 
 In ANNOUNCED and WAITING the turn is lost at C{turnEndsAt}, or when its budget is spent (L{TurnBudget}) or that of the
 address of the master (L{AddressCosts}): the master is removed after C{maxFailedTurns}, and else has another turn after
-all members that are not suspect, and those that have lost fewer turns.  Announcements and farewells are always sent
-before blocks.  A listener is announced as such when it joins.
+all members that are not suspect.  Announcements and farewells are always sent before blocks.  A listener is announced
+as such when it joins.
 
 A member that joins again has repeated its request.  A master that has sent anything else since has restarted: it goes
 to the end of the order, and is announced as a listener.  A master that has not is answered again: announced, and in
@@ -202,20 +202,15 @@ class GenericTurn(ABC, Generic[M]):
         """
         Hook: choose who gets the turn next, when a turn has ended.
 
-        @return: a member, or L{None} if there is none.  By default the oldest that is not suspect, else the oldest of
-            those that have lost the fewest turns: a part of a network may be cut off for some seconds, and the first of
-            its members is not to lose all its turns before the next one has had its second.  Of these, one that was
-            never heard comes last.  Those whose address has spent its budget come after all others, the one that has
-            cost least first.
+        @return: a member, or L{None} if there is none.  By default the oldest that is not suspect, else the oldest;
+            those whose address has spent its budget come after all others, the one that has cost least first.
         """
         costs, members = self._costs, self.members
-        within: Iterable[M] = members
-        if costs is not None and costs.seconds:
-            within = [member for member in members if costs.left(member.peer[0]) > 0.0]
-        waiting = next((member for member in within if not member.suspect), None)
-        chosen = waiting or min(within, key=lambda member: (member.failedTurns, not member.heard), default=None)
-        if chosen is not None or costs is None:
-            return chosen
+        if costs is None or not costs.seconds:
+            return next((member for member in members if not member.suspect), None) or next(iter(members), None)
+        within = [member for member in members if costs.left(member.peer[0]) > 0.0]
+        if within:
+            return next((member for member in within if not member.suspect), within[0])
         return min(members, key=lambda member: costs.seconds.get(member.peer[0], 0.0), default=None)
 
     def turnGiven(self, member: M, now: float) -> None:

@@ -370,7 +370,7 @@ def test_aSuspectThatAsksAgain() -> None:
     turn.hear(C, Leave(outcomes.DONE), 10.6)
     assert out(turn, 10.6) == [Left(C, outcomes.DONE), Announce(B, True, False)]
     gone = [(now, action.peer) for now, action in until(turn, 10.6, 90.0) if isinstance(action, Left)]
-    assert gone == [(30.6, A), (35.6, B)], "A in two turns more, B in three, one after the other"
+    assert gone == [(25.6, A), (35.6, B)], "A in two turns more, B in three"
 
 
 def test_theSameMachineFromAnotherPort() -> None:
@@ -505,10 +505,7 @@ def test_theRepetitionsOfATable() -> None:
 
 
 def test_aSilentMasterBecomesASuspect() -> None:
-    """
-    Whoever fails gets further turns when only suspects are left, one after the other, the oldest first, and is gone
-    after its last.
-    """
+    """Whoever fails gets further turns when only suspects are left, the oldest first, and is gone after its last."""
     turn = waiting()
     turn.join(B, 0.0)
     turns, gone = [], []
@@ -516,9 +513,9 @@ def test_aSilentMasterBecomesASuspect() -> None:
         log = until(turn, start, start + 4.99)
         turns += [peer for peer in (A, B) if (peerState := turn.peerState(peer)) is not None and peerState.turn]
         gone += [(now, action.peer, action.outcome) for now, action in log if isinstance(action, Left)]
-    assert turns == [A, B, A, B, A, B]
+    assert turns == [A, B, A, A, B, B]
     gone += [(now, action.peer, action.outcome) for now, action in until(turn, 30.0, 60.0)]
-    assert gone == [(25.0, A, outcomes.SILENT), (30.0, B, outcomes.SILENT)]
+    assert gone == [(20.0, A, outcomes.SILENT), (30.0, B, outcomes.SILENT)]
 
 
 def test_aSuspectThatSpeaksIsNoneAnyMore() -> None:
@@ -590,8 +587,8 @@ def test_onlySuspectsWait() -> None:
     until one of them speaks.
     """
     turn = measured()
-    gone = [now for now, action in until(turn, 0.01, 15.0) if isinstance(action, Left) and action.peer == A]
-    assert gone == [pytest.approx(1.009 + 4 * 3.0, abs=0.01)], "a turn of B lies between two of A"
+    gone = [now for now, action in until(turn, 0.01, 12.0) if isinstance(action, Left) and action.peer == A]
+    assert gone == [pytest.approx(1.009 + 3.0 + 3.0 + 3.0, abs=0.01)]
     turn = measured()
     until(turn, 0.01, 5.0)
     turn.hear(B, want(3), 5.0)
