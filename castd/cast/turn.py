@@ -560,9 +560,7 @@ class GenericTurn(ABC, Generic[M]):
         """Begin now to wait for the answer to a burst that has waited for the disk, a pacer or the socket."""
         if self.state is TurnState.WAITING and self.master is not None:
             self._window.delayed(now)
-            if self.master.servedAt >= self.sentAt:
-                self.master.servedAt = now  # no copy was sent before that has left
-            self.sentAt = self._blocksSentAt = now
+            self.sentAt = self._blocksSentAt = self.master.servedAt = now
             self.repeatAt = now + self.interval(self.master)
             if not self._repeating:
                 self.progressAt = now

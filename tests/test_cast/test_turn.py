@@ -742,23 +742,6 @@ def test_whoHasHeardIsNotCalledDeaf() -> None:
     assert instant > 5.1
 
 
-def test_aPacerThatIsBusy() -> None:
-    """A master asks in vain also where each copy of its block waits for the pacer until it asks once more."""
-    turn = announced(ALL_DEAF)
-    turn.join(B, 0.0)
-    turn.hear(A, want(0), 0.0)
-    now, gone = 0.0, []
-    for _ in range(6):
-        actions = out(turn, now)
-        gone += [(action.peer, action.outcome) for action in actions if isinstance(action, Left)]
-        if actions[-1:] == [burst(0, again=now > 0.0)]:
-            now += 0.4
-            turn.burstDelayed(now)
-            turn.hear(A, want(0), now + 0.001)
-        now = turn.deadline(now) or now
-    assert gone == [(A, outcomes.DEAF)]
-
-
 @pytest.mark.parametrize("silent", [A, B])
 def test_somebodyHears(silent: Peer) -> None:
     """One that asks for the second block is proof enough: who is silent is a suspect, as always."""
