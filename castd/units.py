@@ -131,7 +131,7 @@ def showDuration(seconds: float) -> str:
     return _show(seconds, _SECONDS, "s")
 
 
-def showSize(octets: int) -> str:
+def showSize(octets: float) -> str:
     """Write octets so that L{size} reads the same."""
     return _show(octets, _OCTETS, "B")
 

@@ -35,7 +35,7 @@ _WORDS = {
 #: The names of each bound: pydantic's, and that of the JSON schema.
 _CONSTRAINTS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
 #: What writes an amount, by the format of its schema.
-_UNITS: dict[str, Callable[[Any], str]] = {
+_UNITS: dict[str, Callable[[float], str]] = {
     "duration": units.showDuration,
     "size": units.showSize,
     "rate": units.showRate,
