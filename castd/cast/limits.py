@@ -9,8 +9,8 @@ from castd.cast.policy import MIN_RTO, RetransmitPolicy
 
 #: Blocks that may be sent in a turn, however short the file is: a few repetitions of a short file do no harm.
 MIN_TURN_BUDGET = 64
-#: For how long it is remembered what an address has cost, from the beginning of its last turn on, and of how many
-#: addresses: a group that always has members does not end, and its machines boot again.  Seconds, and addresses.
+#: For how long it is remembered what an address has cost, from the end of its last turn on, and of how many addresses:
+#: a group that always has members does not end, and its machines boot again.  Seconds, and addresses.
 COSTS_LAST, MOST_CHARGED = 300.0, 4096
 
 
@@ -103,7 +103,7 @@ class AddressCosts:
 
     The first turn of an address may cost more: a slow machine with one port is cut short by the rules for a turn.
 
-    An address is forgotten when another gets a turn L{COSTS_LAST} after its own last one began, and the first of more
+    An address is forgotten when another gets a turn L{COSTS_LAST} after its own last one ended, and the first of more
     than L{MOST_CHARGED}.
 
     @ivar seconds: for how long the masters at an address have let others wait, by its host; one with nothing is left
@@ -121,7 +121,7 @@ class AddressCosts:
         self._firstTurn = self._budget if slowest is None else max(self._budget, slowest.seconds)
         self.seconds: dict[str, float] = {}
         self._blocks: dict[str, int] = {}
-        # How many turns each address had, and when the last one began, in that order.
+        # How many turns each address had, and when the last one began, or ended, in that order.
         self._turns: dict[str, tuple[int, float]] = {}
 
     def turnBegins(self, host: str, now: float) -> None:
@@ -139,9 +139,11 @@ class AddressCosts:
         """Charge an address for a time in which its master has asked for nothing new while others waited."""
         self.seconds[host] = self.seconds.get(host, 0.0) + seconds
 
-    def sent(self, host: str, blocks: int) -> None:
-        """Charge an address for the blocks that were sent in a turn."""
+    def turnEnds(self, host: str, blocks: int, now: float) -> None:
+        """Charge an address for the blocks that were sent in a turn, which ends."""
         self._blocks[host] = self._blocks.get(host, 0) + blocks
+        turns, _ = self._turns.pop(host, (0, now))
+        self._turns[host] = turns, now
 
     def left(self, host: str) -> float:
         """

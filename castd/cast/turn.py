@@ -693,7 +693,7 @@ class GenericTurn(ABC, Generic[M]):
         """Charge the address of the master, if there is one, for its turn, which ends."""
         if self._costs is not None and self.master is not None:
             self._chargeWaiting(self.master, now)
-            self._costs.sent(self.master.peer[0], self._turnBlocks)
+            self._costs.turnEnds(self.master.peer[0], self._turnBlocks, now)
 
     def _budgetEndsAt(self, member: M) -> float:
         """Return when the master has spent the budget of its address; infinite: nobody waits who has not."""

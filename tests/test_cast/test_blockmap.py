@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zope.interface.verify import verifyObject
 
+from castd.cast import blockset
 from castd.cast.blockmap import GroupMap, Holding, cells
 from castd.cast.blockset import RunLog, merged
 from castd.cast.events import Announce, Ranges, RequestBlocks, SendBlocks
@@ -206,6 +207,22 @@ def test_drawn(sent: list[range], lacks: Ranges, since: int, width: int) -> None
             assert missing
             assert len(cell) > 1
     assert "+" not in group.draw(Holding(lacks, None))
+
+
+@given(st.lists(RUNS, max_size=12), RUNS, st.integers(0, 12), st.sampled_from([0, 3, 60]))
+def test_allSent(sent: list[range], run: range, since: int, few: int) -> None:
+    """Of a long run the answer is the same as where each of its numbers is looked at, each time it is asked."""
+    log, last = RunLog(60), [0] * 60
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blockset, "FEW", few)
+        for ordinal, each in enumerate([range(0), *sent], 0):
+            if ordinal:
+                log.noteSent(each)
+            for block in each:
+                last[block] = ordinal
+            for after in (since, 0):
+                assert log.allSent(run, after) == all(last[block] > after for block in run)
+            assert not log.allSent(range(50, 61), 0)
 
 
 def test_aGroupThatLivesForMonths() -> None:

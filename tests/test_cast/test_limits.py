@@ -78,24 +78,26 @@ def test_theFirstTurnOfAnAddress() -> None:
 def test_blocksForAnAddress(count: int | None, left: float) -> None:
     """All turns of an address together may take no more blocks than one turn, where it is known how many that are."""
     costs = AddressCosts(POLICY, count)
-    costs.sent(HOST, 1500)
-    costs.sent(HOST, 500)
+    costs.turnEnds(HOST, 1500, 1.0)
+    costs.turnEnds(HOST, 500, 1.0)
     assert costs.left(HOST) == 4.0
-    costs.sent(HOST, 1)
+    costs.turnEnds(HOST, 1, 1.0)
     assert costs.left(HOST) == left
 
 
 def test_whatIsForgotten() -> None:
-    """An address is forgotten some time after its last turn, and is not charged for ever for what it once cost."""
+    """An address is forgotten some time after its last turn has ended, and is not charged for ever for what it cost."""
     costs = AddressCosts(POLICY, 1000)
     costs.turnBegins(HOST, 0.0)
-    costs.waited(HOST, 4.0)
-    costs.sent(HOST, 2001)
+    costs.turnEnds(HOST, 1, 1.0)
     costs.turnBegins("10.0.0.11", 1.0)
+    costs.turnEnds("10.0.0.11", 1, 2.0)
     costs.turnBegins(HOST, 2.0)
-    costs.turnBegins("10.0.0.12", COSTS_LAST + 1.5)
+    costs.waited(HOST, 4.0)
+    costs.turnEnds(HOST, 2001, 2.0 + COSTS_LAST)
+    costs.turnBegins("10.0.0.12", 2 * COSTS_LAST + 1.5)
     assert (costs.left(HOST), costs.leftOfTurn(HOST)) == (0.0, 0.0)
-    costs.turnBegins("10.0.0.12", COSTS_LAST + 2.0)
+    costs.turnBegins("10.0.0.12", 2 * COSTS_LAST + 2.0)
     assert (costs.left(HOST), costs.seconds) == (4.0, {})
 
 
@@ -106,7 +108,7 @@ def test_endlessGroup() -> None:
         host = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
         costs.turnBegins(host, number / 1000)
         costs.waited(host, 1.0)
-        costs.sent(host, 9)
+        costs.turnEnds(host, 9, number / 1000)
     kept = (costs.seconds, costs._blocks, costs._turns)
     assert [len(each) for each in kept] == 3 * [MOST_CHARGED]
     assert costs.left(host) == 3.0
