@@ -582,6 +582,23 @@ def raiseOsError(number: int) -> None:
     raise OSError(number, os.strerror(number))
 
 
+def test_stopWhileItIsStored(stage: TftpStage, slow: Disk) -> None:
+    """A drain waits for an upload whose client has left while its file is being stored; a stop tells it as it is."""
+    client, tid = begun(stage, slow)
+    client.send(buildData(1, b"all"), tid)
+    stage.network.advance(0.01)
+    client.send(buildError(0, "no"), tid)
+    stage.network.advance(0.01)
+    drained = stage.listener.drain()
+    assert (stage.told("received"), drained.called) == ([], False)
+    stage.listener.stop()
+    (event,) = stage.told("received")
+    assert (event["outcome"], drained.called) == ("aborted", True)
+    slow.thread.run()
+    stage.network.advance(STORE_TIMEOUT + 1)
+    assert len(stage.told("received")) == 1
+
+
 def test_theEndWhileNothingIsStored(stage: TftpStage, slow: Disk) -> None:
     """If the disk never answers the upload is told as it has ended."""
     client, tid = begun(stage, slow)

@@ -5,7 +5,9 @@ Of many write requests at once some wait, while what else has come to the reques
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from castd.files.upload_options import UploadDirectoryOptions
 from castd.files.uploads import UploadDirectory
 from castd.options import Limits
 from castd.packets.tftp import Ack, parse
-from castd.request import Local, Peer
+from castd.request import Local, Peer, Request
 from castd.server import waiting_writes
 from castd.server.listener import Listener
 from castd.server.site import Site
@@ -149,6 +151,56 @@ def test_aReload(stage: TftpStage) -> None:
     options = tftp.Options(port=69, blksize=512)
     stage.listener.become(Listener(stage.site, "tftp", options, tftp.Dialect(options)))
     assert dict(hear(client).options) == {"blksize": "512"}
+
+
+class _Passing:
+    """A clock that goes on by a millisecond at each look."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def seconds(self) -> float:
+        self.now += 0.001
+        return self.now
+
+
+def test_aPartOfTheTime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes are begun at once for a part of the time, then they wait; after a pause they are begun at once again."""
+    monkeypatch.setattr(WaitingWrites, "SAVED", 0.002)
+    clock, begun = _Passing(), list[int]()
+    site: Any = SimpleNamespace(reactor=clock, timers=SimpleNamespace(set=lambda *_: None))
+    writes = WaitingWrites(site)
+
+    def ask(*numbers: int) -> None:
+        for number in numbers:
+            peer = f"10.0.1.{number}", 2000
+            writes.add(Request(peer, Local("10.0.0.1", 69), "up", write=True), partial(begun.append, number))
+
+    ask(*range(20))
+    atOnce = len(begun)
+    assert 0 < atOnce < 10
+    assert (begun, len(writes.waiting)) == (list(range(atOnce)), 20 - atOnce)
+    while writes.waiting:
+        before = len(begun)
+        writes.timerExpired()
+        assert len(begun) > before
+    assert begun == list(range(20))
+    clock.now += 1.0
+    ask(20)
+    assert begun[-1] == 20
+
+
+def test_aFaultOfTheLastOne(stage: TftpStage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault while the last write that waits is begun keeps no process that hands its port over."""
+    listener = stage.listener
+    again(stage, stage.client(), wrq())
+    handed = listener.handOver(Successor())  # type: ignore[arg-type]
+    assert not handed.called
+    monkeypatch.setattr(listener, "_admit", lambda *_: 1 / 0)
+    stage.network.advance(0.01)
+    assert handed.called
+    assert [type(each["log_failure"].value) for each in stage.told("fault")] == [ZeroDivisionError]
+    stage.events.clear()
 
 
 def test_oneDiskDoesNotAnswer(tmp_path: Path) -> None:

@@ -441,12 +441,14 @@ class Listener(DatagramProtocol):
 
     def _admitWrite(self, entry: PortDialect, request: Request, datagram: bytes) -> None:
         """Admit a write request, which may have waited for others to be read."""
-        if entry in self._entries:
-            self._admit(self._entries.index(entry), request, datagram)
-        else:
-            # A reload has exchanged the dialects.
-            self._serve(datagram, request.peer, request.local)
-        self._checkDrained()
+        try:
+            if entry in self._entries:
+                self._admit(self._entries.index(entry), request, datagram)
+            else:
+                # A reload has exchanged the dialects.
+                self._serve(datagram, request.peer, request.local)
+        finally:
+            self._checkDrained()
 
     def _admit(self, index: int, request: Request, datagram: bytes) -> None:
         if self._closing():
@@ -644,19 +646,21 @@ class Listener(DatagramProtocol):
         self._opener.forget(cast)
         if self._sessions.successor is not None and cast.group is not None:
             self._sessions.successor.groupEnded(cast.group)
-        self._ended(cast)
+        self._sessions.end(cast)
+        cast.transport.stopListening()
+        self._checkDrained()
 
-    def uploadEnded(self, upload: UploadProtocol) -> None:
-        """Forget an upload that has ended, and close its port."""
+    def uploadLeft(self, upload: UploadProtocol) -> None:
+        """Forget the client of an upload that is over, and close its port; its file may still be being stored."""
         peer = upload.request.peer
         self._sessions.leave(upload, peer)
         if upload.heard(peer) and not upload.onRequestPort:
             self.site.admission.known.add(peer[0])
-        self._ended(upload)
+        upload.transport.stopListening()
 
-    def _ended(self, session: Session) -> None:
-        self._sessions.end(session)
-        session.transport.stopListening()
+    def uploadEnded(self, upload: UploadProtocol) -> None:
+        """Forget an upload whose client has left, and whose file is stored or not."""
+        self._sessions.end(upload)
         self._checkDrained()
 
     def _send(self, datagram: bytes, peer: Peer, local: Local) -> bool:

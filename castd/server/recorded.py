@@ -151,6 +151,7 @@ class RecordedUpload(UploadProtocol):
         request: Request,
         uploadReceiver: ITransferHalf,
         upload: IUpload,
+        left: Callable[[UploadProtocol], object],
         done: Callable[[UploadProtocol], object],
         requested: Callable[[bytes, Peer], object],
     ) -> None:
@@ -161,7 +162,7 @@ class RecordedUpload(UploadProtocol):
             done(protocol)
             recorder.ended(tape)
 
-        super().__init__(site, name, request, uploadReceiver, upload, ended, requested)
+        super().__init__(site, name, request, uploadReceiver, upload, left, ended, requested)
 
     def startProtocol(self) -> None:
         """Note what is sent, now that the upload is connected to its port."""

@@ -380,8 +380,8 @@ class Opener:
                 self._sessions.successor.returnRequest(datagram, request.peer, request.local)
             return
         listener = self._listener
-        ended, requested = listener.uploadEnded, listener.requestFromMember
-        made = self._site, entry.name, request, uploadReceiver, upload, ended, requested
+        left, ended, requested = listener.uploadLeft, listener.uploadEnded, listener.requestFromMember
+        made = self._site, entry.name, request, uploadReceiver, upload, left, ended, requested
         recorder = self._site.recorder
         protocol = UploadProtocol(*made) if recorder is None else RecordedUpload(recorder, *made)
         try:

@@ -87,6 +87,7 @@ class UploadProtocol(HalfProtocol):
         request: Request,
         uploadReceiver: ITransferHalf,
         upload: IUpload,
+        left: Callable[[UploadProtocol], object],
         done: Callable[[UploadProtocol], object],
         requested: Callable[[bytes, Peer], object],
     ) -> None:
@@ -94,7 +95,9 @@ class UploadProtocol(HalfProtocol):
         @param name: name of the transport, for events.
         @param requested: called with a request that the peer sends while the upload is under way, if the upload uses
             the request port; it answers the request, and may end the upload.
-        @param done: called once, with this protocol, when the upload has ended.
+        @param left: called once, with this protocol, when the upload is over for its client.
+        @param done: called once, with this protocol, when the upload has ended: after C{left}, and where its file is
+            just being stored not before the disk has said whether it is.
         """
         super().__init__(name, uploadReceiver, request.peer, site.reactor)
         self.site = site
@@ -105,7 +108,7 @@ class UploadProtocol(HalfProtocol):
         self.heapEntry: tuple[float, int] | None = None
         self._upload = upload
         self._contest = upload if IContestedUpload.providedBy(upload) else None
-        self._done = done
+        self._left, self._done = left, done
         self._requested = requested
         self._committing = False
         self._committedAt: float | None = None
@@ -497,6 +500,7 @@ class UploadProtocol(HalfProtocol):
 
         @return: L{None}: it is over now.
         """
+        self._tellEnd(self._untoldOutcome)
         if not self.over and self._committedAt is None:
             self.replyError(0, outcomes.FAREWELLS.get(outcome, Refused.text))
         self.finish(outcome)
@@ -518,7 +522,7 @@ class UploadProtocol(HalfProtocol):
 
     def _close(self, outcome: str | None, refusal: Refused | None) -> None:
         """
-        End the upload: abort or keep the file, log the end, and call C{done}.
+        End the upload: abort or keep the file, log the end, and call C{left} and C{done}.
 
         @param outcome: one of the words of L{castd.outcomes}; L{None}: it was refused, by C{refusal}.
         """
@@ -536,16 +540,20 @@ class UploadProtocol(HalfProtocol):
             # The file may be stored all the same.
             self._untoldOutcome = outcome
             self.setTimer(self._seconds() + STORE_TIMEOUT)
-        if self._untoldOutcome is None:
+        untold = self._untoldOutcome is not None
+        if not untold:
             self._logEnd(outcome, refusal)
-        self._done(self)
+        self._left(self)
+        if not untold:
+            self._done(self)
 
     def _tellEnd(self, outcome: str | None) -> None:
-        """Log the end of an upload that has ended before it was known whether its file is stored, if that was not."""
+        """End an upload that was over before it was known whether its file is stored, if this is one."""
         if self._untoldOutcome is not None:
             self._untoldOutcome = None
             self.setTimer(None)
             self._logEnd(outcome, None)
+            self._done(self)
 
     def _abort(self) -> None:
         try:
