@@ -41,7 +41,7 @@ from castd.dialects import multicast, tftp
 from castd.interfaces import IGroupTransferHalf
 from castd.net.ports import Ports
 from castd.net.sockets import socketAddress
-from castd.packets import mtftp
+from castd.packets import mtftp, slam
 from castd.packets.netascii import encode
 from castd.packets.tftp import buildAck, buildData, buildError, buildOack, parseRequest
 from castd.receive.base import OffsetBlock
@@ -645,6 +645,19 @@ class TestSchemes:
         network.advance(1)
         assert sink.data == b"A" * 1124
         assert asked.result.octets == 1124
+
+    @pytest.mark.parametrize("url", [f"mtftp://{SERVER}/f", f"slam://{SERVER}"])
+    def test_anotherAddressOfTheServer(self, url: str) -> None:
+        """If only another address sends to the group the failure names it: the server may have several."""
+        network, failures = Network(), list[Any]()
+        other = RecordingClient(network.host("10.0.0.77"), 1759)
+        asked = fetch(network.host(CLIENT), parseUrl(url), ReceivedFile()).addErrback(failures.append)
+        group = mtftp.IPXE_GROUP if url.startswith("mtftp") else slam.IPXE_GROUP
+        while not failures and network.seconds() < 100:
+            other.send(buildData(1, b"B" * 512), group)
+            network.advance(0.5)
+        assert asked.called
+        assert "10.0.0.77 sends to the group: ask there" in str(failures[0].value)
 
     def test_unknown(self) -> None:
         """A scheme that nobody knows is a fault of the URL, and the message tells what is known."""

@@ -113,6 +113,7 @@ class ClientTransfer(HalfProtocol):
         self.done: Deferred[Report] = Deferred(lambda _: self._abort("cancelled", outcome=outcomes.STOPPED))
         self._reactor = reactor
         self._server = server
+        self._otherSender = ""  # the last address that sent to the group and was not asked
         self._groupHalf = half if IGroupTransferHalf.providedBy(half) else None
         self._tid: tuple[str, int] | None = None
         self._sink = sink
@@ -193,6 +194,7 @@ class ClientTransfer(HalfProtocol):
             if self._watcher is not None:
                 self._watcher.packet(False, datagram, peer)
             if half.group is not None and half.group[0] and peer[0] != self._server[0]:
+                self._otherSender = peer[0]
                 return
             self.process(lambda content, now: half.receiveFromGroup(content, peer, now), datagram)
 
@@ -309,14 +311,19 @@ class ClientTransfer(HalfProtocol):
             self._end(TransferError(outcome, text, error.code, early=not self.half.blocks))
         elif outcome == outcomes.UNHEARD and self._groupPort is not None:
             address, number = self._groupPort.group
-            why = "is it the server's group, and does a switch drop it?"
-            self._end(TransferError(outcome, f"nothing came from the group {address}, port {number}: {why}"))
+            why = self._senderHint() or ": is it the server's group, and does a switch drop it?"
+            self._end(TransferError(outcome, f"nothing came from the group {address}, port {number}{why}"))
         elif self._tid is None:
-            text = f"no answer from {self._server[0]} port {self._server[1]}"
+            text = f"no answer from {self._server[0]} port {self._server[1]}{self._senderHint()}"
             self._end(TransferError(outcome, text, early=True))
         else:
             text = "the server fell silent" + self._oversizeHint()
             self._end(TransferError(outcome, text, early=not self.half.blocks))
+
+    def _senderHint(self) -> str:
+        """Return who else has sent to the group: a server of several addresses may send from one that was not asked."""
+        other = self._otherSender
+        return f", but {other} sends to the group: ask there, if that is the same server" if other else ""
 
     def _oversizeHint(self) -> str:
         """Return advice if the options were agreed on, and then no block came through, or none was acknowledged."""
