@@ -1170,6 +1170,13 @@ def test_chainForbidden() -> None:
     assert last.asked == 0
 
 
+def test_chainNow(tree: Path) -> None:
+    """What a later source forbids is not known of a name of which an earlier one may have a file for some machine."""
+    chain = SourceChain([directory(tree / "{mac}", under="pc"), Fixed(Forbidden())])
+    assert chain.lookNow("pc/x", PEER, 1.0) is None
+    assert isinstance(chain.lookNow("x", PEER, 1.0), Forbidden)
+
+
 def test_chainLater() -> None:
     """A source may answer later, and the next is asked only when it says that it has it not."""
     slow: Deferred[Any] = Deferred()

@@ -15,6 +15,7 @@ from twisted.logger import formatEvent
 
 from castd.dialects.mtftp import REUSE_DELAY
 from castd.packets import slam
+from castd.service.admin import CONNECTION_TIMEOUT
 from castd.service.service import Server, compose, read
 from castd.testing import Network, RecordingClient
 from castd.upgrade import handover, predecessor
@@ -745,6 +746,11 @@ def test_hangsReady(
     refused = [formatEvent(event) for event in events if event.get("event") == "refused-upgrade"]
     assert refused == [f"no upgrade (1 of 1): {why}"]
     assert (early.finish(), Client(network, host="10.0.0.7").finish()) == (BODY, BODY)
+
+
+def test_theCommandIsAnswered() -> None:
+    """However long a new process takes, C{castd upgrade} is answered before its connection is given up."""
+    assert READY_TIMEOUT + 2 * SERVING_TIMEOUT < CONNECTION_TIMEOUT
 
 
 def test_slowToLeave(case: Callable[..., Case], network: Network, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -919,11 +919,11 @@ def test_directorySync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert upload(drop(tmp_path), "a", b"x") is None
 
 
-@pytest.mark.parametrize("name", ["a", "new/er/a"])
-def test_directoryNotSynced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_directoryNotSynced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """
-    An upload that has got its name is stored, and its client is told so, also if a directory cannot be synced: the old
-    file is gone, and a client that was refused would not know.  What might get lost is logged.
+    An upload that has got its name is stored, and its client is told so, also if its directory cannot be synced: the
+    old file is gone, and a client that was refused would not know.  What might get lost is logged.  An upload whose
+    directory would have to be made is refused: nothing is there yet.
     """
     (tmp_path / "a").write_bytes(b"before")
     fsync, events = os.fsync, list[LogEvent]()
@@ -935,10 +935,13 @@ def test_directoryNotSynced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nam
 
     monkeypatch.setattr(os, "fsync", broken)
     with observed(events.append):
-        assert upload(drop(tmp_path, policy="overwrite", **{"make-directories": True}), name, b"x") is None
-    assert everything(tmp_path)[name] == b"x"
-    told = [(event["event"], event["path"], event["why"]) for event in events]
-    assert told == [("unsynced", str(tmp_path), "Input/output error")] * (1 + ("/" in name))
+        place = drop(tmp_path, policy="overwrite", **{"make-directories": True})
+        assert upload(place, "a", b"x") is None
+        with pytest.raises(Refused, match="Input/output"):
+            upload(place, "new/er/a", b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"
+    told = [(event["event"], event["path"], event["name"], event["why"]) for event in events]
+    assert told == [("unsynced", str(tmp_path), "a", "Input/output error")]
 
 
 def test_shortWrites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -186,13 +186,13 @@ class SourceChain:
                         before = looked[key]
                         if isinstance(before, NotFound):
                             continue
-                        return before
+                        return before if known or not isinstance(before, Refused) else None
                     return callWithin(patience, bind(source.sizeNow, name, peer))
                 found = source.lookup(name, peer)
             except NotFound:
                 continue
             except Refused as error:
-                return error
+                return error if known else None
             except (TimeoutError, BlockingIOError):
                 return None
             if isinstance(found, Deferred):

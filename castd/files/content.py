@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from castd.errors import ContentChanged, Forbidden, NotFound, Refused
+from castd.errors import ContentChanged, Forbidden, NotFound, Refused, reasonOf
 from castd.files import athand, names, nearest
 from castd.files.athand import NO_SUCH_CALL, Links, Version
 from castd.files.mapping import MappedOptions, NameMap, RewriteOptions, WordPath, isUnfinished
@@ -454,7 +454,7 @@ class File:
                 self._fill(buffers, offset, found)
             self._file.checkUnchanged()
         except OSError as error:
-            raise ContentChanged(why=error.strerror or "input/output error") from error
+            raise ContentChanged(why=reasonOf(error)) from error
 
     def readAtHand(self, buffers: Sequence[bytearray | memoryview], offset: int) -> bool:
         """As L{IAwaitedContent.readAtHand}; at most 1024 buffers."""
@@ -471,7 +471,7 @@ class File:
             return False
         except OSError as error:
             if error.errno not in NO_SUCH_CALL:
-                raise ContentChanged(why=error.strerror or "input/output error") from error
+                raise ContentChanged(why=reasonOf(error)) from error
             self._file.atHand = False
             return False
 

@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from castd.errors import Exists, Forbidden, Full, NotFound, Refused, Unanswered
+from castd.errors import Exists, Forbidden, Full, NotFound, Refused, Unanswered, reasonOf
 from castd.files import names, partial
 from castd.files.athand import NO_DESCRIPTORS
 from castd.files.root import closeFd
@@ -91,7 +91,6 @@ class OpenUploads:
         self.byKey: dict[Key, FileUpload] = {}
         self.unwritten = 0
         self._ending: set[FileUpload] = set()
-        self._unsynced: str | None = None
 
     @cached_property
     def umask(self) -> int:
@@ -156,20 +155,6 @@ class OpenUploads:
         """Return a Deferred that fires when all uploads that have ended are stored or removed on the disk."""
         ending = [*self._ending, *(upload for upload in self.byKey.values() if upload.storing)]
         return whenAll([upload.ended() for upload in ending])
-
-    def syncDirectory(self, directory: int) -> None:
-        """Sync a directory in which a name is new; if that fails, L{tellUnsynced} tells it.  In a thread."""
-        try:
-            partial.syncDirectory(directory)
-        except OSError as error:
-            self._unsynced = error.strerror or "input/output error"
-
-    def tellUnsynced(self) -> None:
-        """Log that a directory could not be synced, if one could not since this was called last."""
-        why, self._unsynced = self._unsynced, None
-        if why is not None:
-            form = "{path}: stored, but a power cut might lose it, as its directory could not be synced: {why}"
-            _log.error(form, event="unsynced", path=str(self.options.path), why=why)
 
     def checkSize(self, size: int) -> None:
         """@raise Full: an upload may not be so large."""
@@ -251,6 +236,7 @@ class FileUpload:
         self._room: Deferred[None] | None = None
         self._committed: Deferred[None] = Deferred()
         self._mode = 0
+        self._unsynced: OSError | None = None  # why the directory could not be synced, though the file has its name
         self._ended: list[Deferred[None]] = []
 
     # The beginning.
@@ -277,7 +263,6 @@ class FileUpload:
 
     def _created(self, result: Failure | None) -> Failure | None:
         self._busy = False
-        self._uploads.tellUnsynced()
         if isinstance(result, Failure):
             self._end()
         elif self._state == "over":
@@ -363,7 +348,10 @@ class FileUpload:
             self._publish()
         except OSError as error:
             raise writeRefusal(error) from error
-        self._uploads.syncDirectory(self._directory)
+        try:
+            partial.syncDirectory(self._directory)
+        except OSError as error:
+            self._unsynced = error
 
     def _publish(self) -> None:
         """Give the file its name, or one beside it where both are kept.  In a thread."""
@@ -387,7 +375,8 @@ class FileUpload:
             self._failed(result)
         elif stored:
             self._part = b""  # it has its name
-            self._uploads.tellUnsynced()
+            if self._unsynced is not None:
+                self._tellUnsynced(self._unsynced)
             self._end()
             self._committed.callback(None)
         elif self._state == "over":
@@ -399,6 +388,12 @@ class FileUpload:
             # Until now its client was held back.
             self._heardAt = self._uploads.seconds()
             room.callback(None)
+
+    def _tellUnsynced(self, error: OSError) -> None:
+        """Log that the directory of a file that is stored could not be synced."""
+        form = "{path}: {name} is stored, but a power cut might lose it, as its directory could not be synced: {why}"
+        path, name = self._uploads.options.path, names.text((self.key[2],))
+        _log.error(form, event="unsynced", path=str(path), name=name, why=reasonOf(error))
 
     def _failed(self, failure: Failure) -> None:
         """End the upload, as it could not be written: the next call tells why."""
@@ -520,7 +515,7 @@ def namesBeside(name: bytes, moment: str | None) -> Iterator[bytes]:
 
 def writeRefusal(error: OSError) -> Refused:
     """Return the refusal for an upload that could not be written."""
-    why = error.strerror or "input/output error"
+    why = reasonOf(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return Full(why=why)
     if error.errno == errno.EEXIST:

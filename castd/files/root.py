@@ -20,7 +20,7 @@ import stat
 from contextlib import suppress
 from functools import partial as bind
 
-from castd.errors import Busy, Forbidden, NotFound, Refused, Unanswered
+from castd.errors import Busy, Forbidden, NotFound, Refused, Unanswered, reasonOf
 from castd.files import athand
 from castd.files.athand import FILE_FLAGS, NO_DESCRIPTORS, AtHand, Links, OpenedDirectory
 from castd.files.names import Parts
@@ -429,7 +429,7 @@ class _LinkWalk:
 
 def readRefusal(error: OSError) -> Refused:
     """Return the refusal for a file that could not be opened."""
-    why = error.strerror or "input/output error"
+    why = reasonOf(error)
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
         return NotFound(why=why)
     if error.errno in (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENODEV):

@@ -250,7 +250,7 @@ class UploadDirectory:
         except FileExistsError:
             return False
         # An upload that is acknowledged must not get lost with the directory that it lies in.
-        self.uploads.syncDirectory(directory)
+        partial.syncDirectory(directory)
         return True
 
     def _adjustDirectory(self, directory: int) -> None:

@@ -46,9 +46,7 @@ class Ending(NamedTuple):
     @ivar heard: it has sent something since its request.
     @ivar lacks, sent, repeated: as of L{Facts<castd.verdicts.Facts>}.
     @ivar why: why the server has ended it; C{""}: the outcome says all.
-
-
-    @ivar removed: the outcome with which it was removed, if that is another one; its farewell depends on it.
+    @ivar removed: the outcome that its farewell is by; C{""}: the same one.
     """
 
     outcome: str

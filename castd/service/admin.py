@@ -58,7 +58,7 @@ Answer: TypeAlias = Callable[[Question], object]
 #: The most connections to the control socket at once; beyond, the oldest that asks nothing leaves for the next one.
 MOST_CONNECTIONS = 16
 #: Seconds that a connection to the control socket may last.
-CONNECTION_TIMEOUT = 30.0
+CONNECTION_TIMEOUT = 35.0
 
 
 class AdminPorts:

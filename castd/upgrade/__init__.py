@@ -48,8 +48,9 @@ If a process dies
   - I{The predecessor, after} C{read}.  Its transfers are lost.  The successor reads on.  Groups of the predecessor are
     free, and requests that wait for one are served.
 
-A successor that is not ready in 25 seconds is killed, and so is one that is ready and does not serve 4 seconds after
-C{read}, and one that closes the channel and does not exit: two processes must never read the same socket.
+A successor that is not ready in 25 seconds is killed; so is one that is ready and does not serve 4 seconds after
+C{read}, which itself may take 4 seconds, and one that closes the channel and does not exit: two processes must never
+read the same socket.
 
 A process that cannot send a message, or read one, shuts the channel down: so it is closed for both.  Only a datagram
 may be lost.

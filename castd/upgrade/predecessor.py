@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from castd.errors import MOST_FAULTS, firstFaults
+from castd.errors import MOST_FAULTS, firstFaults, reasonOf
 from castd.group_pool import Group
 from castd.interfaces import IPredecessor
 from castd.machines.table import HeardMachine
@@ -154,7 +154,7 @@ def receiveInheritance(environ: MutableMapping[str, str]) -> Inheritance | None:
         os.set_inheritable(descriptor, False)
         end = socket.socket(fileno=descriptor)
     except OSError as error:
-        why = f"{ENVIRON} names no channel: {error.strerror}; castd sets it for an upgrade, nobody else should"
+        why = f"{ENVIRON} names no channel: {reasonOf(error)}; castd sets it for an upgrade, nobody else should"
         raise OSError(error.errno, why) from None
     return Inheritance(end)
 

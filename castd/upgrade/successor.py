@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from castd.errors import firstFaults
+from castd.errors import firstFaults, reasonOf
 from castd.group_pool import Group
 from castd.interfaces import ISuccessor
 from castd.request import Local, Peer
@@ -42,8 +42,8 @@ _log = Logger(namespace="castd")
 #: The most seconds until a successor is ready; less than L{castd.service.admin.CONNECTION_TIMEOUT}, within which
 #: C{castd upgrade} is answered.
 READY_TIMEOUT = 25.0
-#: The most seconds that the admin ports may take to close, and then that a successor may take to serve once it may
-#: read: nobody reads the request ports meanwhile.  With L{READY_TIMEOUT} it is less than C{CONNECTION_TIMEOUT}, too.
+#: The most seconds that the admin ports may take to close, and once more that a successor may take to serve when it may
+#: read: nobody reads the request ports meanwhile.  All three together are less than C{CONNECTION_TIMEOUT}, too.
 SERVING_TIMEOUT = 4.0
 #: The most seconds that a successor may live once it has closed the channel.
 EXIT_TIMEOUT = 5.0
@@ -146,7 +146,7 @@ class Successor:
         try:
             self._start()
         except OSError as error:
-            self._fail((f"no process can be started: {error.strerror}",))
+            self._fail((f"no process can be started: {reasonOf(error)}",))
             return answer
         self._passSockets(self._sockets())
         self._channel.send({"say": "begin", "pid": os.getpid(), "doors": self._server.adminAddresses()})
@@ -362,14 +362,12 @@ class Successor:
         self._over()
         self._site.barring = None
         if not self._server.stopping:
-            _log.error(
-                "process {pid}, which had taken over, has ended: this process serves again",
-                event="heirless",
-                pid=self._child.pid,
-            )
+            form = "process {pid}, which {was} taken over, has ended: this process serves again"
+            was = "had" if self._confirmed.called else "was to have"
+            _log.error(form, event="heirless", pid=self._child.pid, was=was)
             self._server.resumeServing()
         if self._answer is not None:
-            self._refuse(self._faults or ("the new process ended as soon as it had taken over; this one goes on",))
+            self._refuse(self._faults or ("the new process ended before it had taken over; this one goes on",))
 
 
 def _parts(found: Sequence[Entry]) -> Iterator[Sequence[Entry]]:
