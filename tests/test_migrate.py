@@ -408,12 +408,37 @@ def test_enabledTwice(tmp_path: Path) -> None:
     assert (re.findall("interface: ([^,}]+)", text), notes) == (["10.0.0.1", "10.0.1.1"], [])
 
 
-@pytest.mark.parametrize("option", ["listen-address=127.0.0.1", "interface=lo"])
-def test_loopbackOnly(tmp_path: Path, option: str) -> None:
-    """What is served to the machine itself only is not served to all."""
-    command = f"dnsmasq --enable-tftp --tftp-root=/srv --{option}"
-    text, _ = imported({"server": "dnsmasq", "command": command, "interfaces": {"lo": "127.0.0.1/8"}}, tmp_path)
-    assert re.findall("interface: ([^,}]+)", text) == ["127.0.0.1"]
+@pytest.mark.parametrize(
+    ("options", "served"),
+    [
+        ("listen-address=127.0.0.1", ["127.0.0.1"]),
+        ("listen-address=127.0.0.1 --listen-address=127.0.0.1", ["127.0.0.1"]),
+        ("interface=lo", ["127.0.0.1"]),
+        ("interface=lo --listen-address=127.0.0.1", ["127.0.0.1"]),
+        ("interface=lo --listen-address=::1,127.0.0.1", ["127.0.0.1", "'::1'"]),
+        ("listen-address=127.0.0.1,127.0.0.2", ["127.0.0.1", "127.0.0.2"]),
+        ("interface=lo,eth0 --listen-address=127.0.0.1", ["10.0.0.1"]),
+    ],
+)
+def test_loopbackOnly(tmp_path: Path, options: str, served: list[str]) -> None:
+    """What is served to the machine itself only is not served to all, however often it is named."""
+    command = f"dnsmasq --enable-tftp --tftp-root=/srv --{options}"
+    interfaces = {"lo": "127.0.0.1/8", "eth0": "10.0.0.1/24"}
+    text, notes = imported({"server": "dnsmasq", "command": command, "interfaces": interfaces}, tmp_path)
+    assert (sorted(re.findall("interface: ([^,}]+)", text)), notes) == (sorted(served), [])
+
+
+@pytest.mark.parametrize(
+    ("options", "served"),
+    [("listen-address=127.0.0.1 --except-interface=lo", "127.0.0.1"), ("interface=eth0 -I eth0", "10.0.0.1")],
+)
+def test_noneIsLeft(tmp_path: Path, options: str, served: str) -> None:
+    """Where the only address is left out, too, all are not served instead; it is told."""
+    command = f"dnsmasq --enable-tftp --tftp-root=/srv --{options}"
+    interfaces = {"lo": "127.0.0.1/8", "eth0": "10.0.0.1/24"}
+    text, notes = imported({"server": "dnsmasq", "command": command, "interfaces": interfaces}, tmp_path)
+    assert re.findall("interface: ([^,}]+)", text) == [served]
+    assert [note for note in notes if "name the addresses as interfaces" in note]
 
 
 @pytest.mark.parametrize("root", ["/srv,eth9", ""])

@@ -364,8 +364,10 @@ class _DnsmasqReader:
             interfaces = [(each, setting.place) for setting in self._all("interface") for each in setting.values]
         found: dict[str, Place] = {}
         loopback: dict[str, Place] = {}
+        elsewhere = False
         for name, place in interfaces:
             known = self._machine.interfaces.get(name)
+            elsewhere = elsewhere or known is None or not known.is_loopback
             if known is None:
                 what = f"{name} has no IPv4 address here"
                 self._draft.lose(place, what, f"write the address as the interface, or {_SAY_INTERFACE}")
@@ -373,17 +375,21 @@ class _DnsmasqReader:
                 (loopback if known.is_loopback else found)[str(known.ip)] = place
         for each, place in listed:
             address = common.numericAddress(each)
+            local = address is not None and ip_address(address.partition("%")[0]).is_loopback
+            elsewhere = elsewhere or not local
             if address is None:
                 self._draft.lose(place, f"{each} is no numeric address", "write the address as the interface")
             elif address != ANY:
-                (loopback if ip_address(address.partition("%")[0]).is_loopback else found)[address] = place
-        if len(loopback) == len({each for each, _ in interfaces + listed}):
+                (loopback if local else found)[address] = place
+        if not elsewhere:
             # Machines ask at others; but all addresses would be more than dnsmasq serves at.
             found = loopback
         for setting in self._all("except-interface"):
             for each in setting.values:
                 known = self._machine.interfaces.get(each)
-                if not found and each != "lo":
+                # Without the last address castd would serve at all.
+                isLast = known is not None and list(found) == [str(known.ip)]
+                if isLast or (not found and each != "lo"):
                     self._draft.lose(setting.place, setting.place.text, "name the addresses as interfaces")
                 elif known is not None:
                     found.pop(str(known.ip), None)
