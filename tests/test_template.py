@@ -728,7 +728,30 @@ def test_killedInTime() -> None:
 
 @pytest.mark.parametrize(
     "octets",
-    [LENGTHS.pack(3, 0) + b"\0[}", LENGTHS.pack(2**32 - 1, 0), LENGTHS.pack(2, LARGEST_TEXT + 1)],
+    [
+        LENGTHS.pack(3, 0) + b"\0[}",
+        LENGTHS.pack(2**32 - 1, 0),
+        LENGTHS.pack(2, LARGEST_TEXT + 1),
+        *(
+            LENGTHS.pack(len(octets), 1) + octets + text
+            for octets, text in (
+                (b"[]", b"x"),
+                (b"null", b"x"),
+                (b'"x"', b"x"),
+                (b"1" * 5000, b"x"),
+                (b"{}", b"x"),
+                (b"[" * 100_000, b"x"),
+                (b'{"text": 1, "fault": null, "files": []}', b"x"),
+                (b'{"text": "", "fault": null}', b"x"),
+                (b'{"text": "", "fault": [], "files": []}', b"x"),
+                (b'{"text": "", "fault": null, "files": null}', b"x"),
+                (b'{"text": "", "fault": null, "files": [["/a", 1, 2, 3]]}', b"x"),
+                (b'{"text": "", "fault": null, "files": [["/a", 1, 2, 3, "4"]]}', b"x"),
+                (b'{"text": "", "fault": null, "files": []}', b"\xff"),
+            )
+        ),
+    ],
+    ids=range(16),
 )
 def test_unreadable(octets: bytes) -> None:
     """A process that answers what cannot be read, or more than it may, is killed, and its job fails."""
@@ -738,6 +761,7 @@ def test_unreadable(octets: bytes) -> None:
     pool.processes[0].protocol.outReceived(octets)
     assert "a1: answers" in str(result(done)["fault"])
     assert pool.processes[0].signals == [9]
+    assert pool.clock.getDelayedCalls() == []
 
 
 @pytest.mark.parametrize("text", ["", "é\n" * (3 << 18)])

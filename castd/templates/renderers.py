@@ -20,7 +20,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
 from castd.errors import Unanswered, reasonOf
-from castd.templates.messages import LARGEST, LARGEST_TEXT, LENGTH, LENGTHS, MEMORY_STATUS, Job, Rendered
+from castd.templates.messages import LARGEST, LARGEST_TEXT, LENGTH, LENGTHS, MEMORY_STATUS, FileVersion, Job, Rendered
 
 #: Processes at once; each is started when there is work for it, and ends after a minute without any.
 MOST_PROCESSES = 2
@@ -157,10 +157,8 @@ class RenderProcess(ProcessProtocol):
                 self._say(self._queued)
             return
         try:
-            rendered: Rendered = json.loads(message)
-            if rendered["text"] is not None:
-                rendered["text"] = text.decode()
-        except ValueError:
+            rendered = _unpacked(message, text)
+        except (ValueError, RecursionError):
             self.kill("answers what cannot be read")
             return
         queued, self._queued = self._queued, None
@@ -188,6 +186,28 @@ class RenderProcess(ProcessProtocol):
         if isinstance(error, ProcessTerminated) and error.exitCode == MEMORY_STATUS:
             return f"needs more than {self.memory >> 20} MiB"
         return f"its process has ended: {error}"
+
+
+def _unpacked(message: bytearray, text: bytearray) -> Rendered:
+    """
+    Return an answer, from its JSON and its text.
+
+    @raise ValueError: it is none.
+    @raise RecursionError: it is none: nested more deeply than can be read.
+    """
+    match json.loads(message):
+        case {"text": str() | None as result, "fault": str() | None as fault, "files": [*files]}:
+            pass
+        case _:
+            raise ValueError("no answer")
+    versions = list[FileVersion]()
+    for each in files:
+        match each:
+            case [str() as path, int() as inode, int() as size, int() as changed, int() as touched]:
+                versions.append((path, inode, size, changed, touched))
+            case _:
+                raise ValueError("no version of a file")
+    return {"text": None if result is None else text.decode(), "fault": fault, "files": versions}
 
 
 class Renderers:
