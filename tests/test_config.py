@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, ValidationError
 
 from castd.config import yaml
-from castd.config.config import Config, Kinds, build, load
+from castd.config.config import Config, Kinds, MetricsOptions, build, load
 from castd.config.messages import faultsOf
 from castd.config.plugin import collect
 from castd.config.schema import rows
@@ -33,6 +33,7 @@ from castd.options import (
     Settings,
     Size,
 )
+from castd.service.endpoints import boundTo
 from castd.service.service import kinds
 from tests.support.needs import lack
 
@@ -869,3 +870,29 @@ def test_manyFaults() -> None:
         found = list(faultsOf(caught.value, Numbers, wrong))
         assert found == [(("numbers", at), "x is not a whole number") for at in range(50)]
         assert (len(made), walks) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("listen", "path"),
+    [
+        ("unix:/run/c", "/run/c"),
+        ("unix:c:mode=660", "c"),
+        ("unix:mode=660:address=/run/c", "/run/c"),
+        ("unix:lockfile=0:address=/run/c:backlog=9", "/run/c"),
+        (r"unix:/run/a\:b", "/run/a:b"),
+        (r"unix:address=/run/a=b\\c\:d", r"/run/a=b\c:d"),
+        (r"unix:/run/a\=b", "/run/a=b"),
+        ("unix:address=/run/a\nb", "/run/a\nb"),
+        ("haproxy:unix:/run/c", "/run/c"),
+        ("haproxy:unix:mode=660:address=/run/c", "/run/c"),
+        (r"haproxy:unix:address=/run/a\:b", "/run/a:b"),
+        ("tcp:9147:interface=127.0.0.1", None),
+        ("tcp:interface=127.0.0.1:port=9147", None),
+        ("127.0.0.1:9147", None),
+    ],
+)
+def test_localSocketOfEndpoint(listen: str, path: str | None) -> None:
+    """The path of a local socket is read as Twisted reads it, which opens that one."""
+    bound = boundTo(listen)
+    assert bound == Path(path) if path is not None else not isinstance(bound, Path)
+    assert MetricsOptions(listen=listen).socket == (None if path is None else bound)

@@ -33,8 +33,9 @@ RUNTIME = Path("/run")
 #: The fault of a relative path where the working directory was removed.
 NO_WORKING_DIRECTORY = "the working directory was removed: change to another, or give the whole path"
 
-#: An endpoint of Twisted's at a local socket, as far as its path; a backslash protects the character behind it.
-_UNIX_ENDPOINT = re.compile(r"(?:haproxy:)?unix:(?:address=)?((?:[^\\:]|\\.)+)")
+#: A parameter of an endpoint of Twisted's, with its key if it has one; a backslash protects the character behind it.
+_PARAMETER = re.compile(r"(?:((?:[^\\:=]|\\.)+)=)?((?:[^\\:]|\\.)+)", re.DOTALL)
+_PROTECTED = re.compile(r"\\(.)", re.DOTALL)
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -115,9 +116,24 @@ class MetricsOptions(Settings):
 
     @property
     def socket(self) -> Path | None:
-        """The local socket that C{listen} names as an endpoint of Twisted's; L{None}: it names none."""
-        found = _UNIX_ENDPOINT.match(self.listen or "")
-        return None if found is None else Path(re.sub(r"\\(.)", r"\1", found[1]))
+        """
+        The local socket that C{listen} names as an endpoint of Twisted's; L{None}: it names none.
+
+        It is read here, and not by Twisted: on import, twisted.internet.endpoints reads the variables of passed sockets
+        from the environment, and castd.net.activation has to read them first.
+        """
+        found = [
+            (_PROTECTED.sub(r"\1", key), _PROTECTED.sub(r"\1", value))
+            for key, value in _PARAMETER.findall(self.listen or "")
+        ]
+        plain, keyed = [value for key, value in found if not key], dict(found)
+        while plain and plain[0].lower() == "haproxy":
+            # The parameters behind it are those of the endpoint that it stands before.
+            del plain[0]
+        if plain[:1] != ["unix"]:
+            return None
+        path = keyed.get("address", plain[1] if len(plain) > 1 else None)
+        return None if path is None else Path(path)
 
 
 class ControlOptions(Settings):
