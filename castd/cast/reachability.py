@@ -33,7 +33,9 @@ def deafTurn(seconds: float) -> ShortTurn:
     """
     Return the limit of a turn in which a member is to show that it hears the group.
 
-    On a way of more than 50 ms the block would else be sent again to each member that hears it.
+    Where an answer takes more than 50 ms, the block would else be sent again to each member that hears it.  Where it
+    takes more than L{LONGEST_INTERVAL} the block is sent again all the same, once in each such interval: a deaf member
+    is to hold up the others for no longer.
 
     @param seconds: how long it has taken to answer its announcement.
     """
