@@ -42,8 +42,6 @@ _MAC_OCTETS: Final = 6
 #: ARP of IPv4 over Ethernet (RFC 826): the kinds and lengths of addresses, 1 for a request, then hardware and protocol
 #: address of the sender, and of whom is asked for.
 _ARP: Final = struct.Struct("!HHBBH6s4s6s4s")
-#: The port that machines ask for what to boot, after DHCP.
-BOOT_SERVER: Final = dhcp.BOOT_PORT
 #: struct timex has 208 octets on 64 bits; C{modes} is its first field, and 0 reads only.
 _TIMEX: Final = 512
 _TIME_ERROR: Final = 5

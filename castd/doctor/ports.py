@@ -15,7 +15,7 @@ from castd.config.config import listening
 from castd.doctor.boot import OFFER_SECONDS, askedFor, dhcpServers, ownAnswers, proxyAt
 from castd.doctor.findings import Finding, Subject
 from castd.doctor.kernel import BoundSocket, Holder, boundSockets, collides, holders, mayBindLow, serves
-from castd.doctor.machine import BOOT_SERVER, IMachine
+from castd.doctor.machine import IMachine
 from castd.net import devices
 from castd.options import UNPRIVILEGED, HostPort
 from castd.packets import dhcp
@@ -25,8 +25,6 @@ from castd.proxydhcp.rivals import rival
 from castd.request import hostPort
 from castd.service.endpoints import boundTo
 
-#: DHCP's option 66: the name or address of the TFTP server.
-_TFTP_SERVER: Final = 66
 #: Interfaces on which DHCP servers are asked, one after the other.
 _MOST_PROBED: Final = 5
 #: Seconds that another machine has to say that an address is its own.
@@ -75,7 +73,7 @@ def _byAddress(subject: Subject) -> dict[tuple[str, int], list[str]]:
     for entry in subject.config.transports:
         # The other port 67 hears broadcasts only, perhaps beside a DHCP server that has the port.
         if isinstance(entry.options, ProxyDhcpOptions):
-            for port in (BOOT_SERVER, *((dhcp.SERVER_PORT,) if entry.options.relays else ())):
+            for port in (dhcp.BOOT_PORT, *((dhcp.SERVER_PORT,) if entry.options.relays else ())):
                 found.setdefault((entry.options.interface, port), []).append(entry.name)
     for name, at in subject.servicePorts:
         shared, _, address = at.host.partition("%")
@@ -296,5 +294,5 @@ def _claimFinding(machine: IMachine, device: str, address: str) -> Finding:
 
 def _bootServer(packet: DhcpPacket, server: str) -> str:
     """Return where an answer sends a machine for its file; a server that names none is asked itself."""
-    named = packet.option(_TFTP_SERVER).rstrip(b"\0").decode("ascii", "backslashreplace")
+    named = packet.option(dhcp.TFTP_SERVER).rstrip(b"\0").decode("ascii", "backslashreplace")
     return str(packet.siaddr) if int(packet.siaddr) else named or server
