@@ -797,6 +797,32 @@ def test_neverRead(folder: Path, network: Network) -> None:
     assert REREAD_TIMEOUT < CONNECTION_TIMEOUT < TIMEOUT
 
 
+def test_neverReadOften(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Of reloads that nobody waits for any more only so many wait for the disk; one beyond that is refused at once, the
+    service manager is told of its end, and the file is read again once the disk answers.
+    """
+    case, hanging, told = Case(folder, network, START + TFTP), Later(), list[str]()
+    network.advance(1)
+    monkeypatch.setattr("castd.files.threads.MOST_AWAITED", 2)
+    monkeypatch.setattr(case.server.watch.notifier, "reloading", lambda: told.append("reloading"))
+    monkeypatch.setattr(case.server.watch, "ready", lambda: told.append("ready"))
+    case.write(START.replace("boot", "other") + TFTP)
+    for _ in range(2):
+        awaited(case, hanging)
+        network.advance(REREAD_TIMEOUT + 1)
+    for _ in range(2):
+        answers = awaited(case, hanging)
+        why = f"2 requests wait for the disk of {folder}/x.yaml"
+        assert answers == [(f"{folder}/x.yaml: cannot be read: {why}",)]
+    assert told == ["reloading", "ready"] * 4
+    hanging.run()
+    answers = awaited(case, hanging)
+    hanging.run()
+    assert answers == [()]
+    assert Client(network).finish() == BODY[::-1]
+
+
 @pytest.mark.parametrize("fault", [ValueError, SystemExit, KeyboardInterrupt])
 def test_faultWhileReading(
     folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch, fault: type[BaseException]

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Protocol
 
 from pydantic import BaseModel
-from twisted.internet.defer import Deferred, TimeoutError
+from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from castd.config.config import Config
 from castd.config.plugin import Collected
-from castd.errors import ConfigError, firstFaults
+from castd.errors import ConfigError, Unanswered, firstFaults
 from castd.files.content import Directory
 from castd.files.threads import RunInThread, WaitingRequests
 from castd.files.uploads import UploadDirectory
@@ -150,7 +150,7 @@ class Rereads:
         server.watch.notifier.reloading()
         read = partial(self._readInThread, server.directoriesInUse())
         # What is read after it was given up is not put in force: what was opened for that is closed.
-        reading = self._disk.run(partial(server.thread, read), lambda found: found[1].discard())
+        reading = maybeDeferred(self._disk.run, partial(server.thread, read), lambda found: found[1].discard())
         if not reading.called:
             reading.addTimeout(REREAD_TIMEOUT, server.site.reactor)
         putting = reading.addCallback(lambda found: Deferred.fromCoroutine(self._putInForce(*found)))
@@ -196,6 +196,8 @@ class Rereads:
             return (f"{self._server.file}: cannot be read: {failure.value.strerror}",)
         if failure.check(TimeoutError):
             return (f"{self._server.file}: cannot be read: it has taken longer than {REREAD_TIMEOUT:.0f} s",)
+        if isinstance(failure.value, Unanswered):
+            return (f"{self._server.file}: cannot be read: {failure.value}",)
         _log.failure("a reload failed", failure, event="fault")
         return ("a fault of castd or of a plugin, see the log",)
 
