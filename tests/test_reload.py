@@ -40,7 +40,7 @@ from castd.slices import Slices
 from castd.testing import Network, RecordingClient
 from castd.upgrade.handover import Handover
 from tests.support.descriptors import Descriptors
-from tests.support.disks import Later, result
+from tests.support.disks import Later, LateResults, result
 from tests.support.jobs import free, running, until
 from tests.support.quick import slowBut
 from tests.support.server import CLIENT, COLLECTED, SERVER, START, TFTP, AdminEndpoints, Case, Client, Turns
@@ -779,9 +779,10 @@ def test_upgradeMeanwhile(folder: Path, network: Network, monkeypatch: pytest.Mo
     assert answers == [()]
 
 
-def test_neverRead(folder: Path, network: Network) -> None:
+@pytest.mark.parametrize("hanging", [Later(), LateResults()], ids=["before", "after"])
+def test_neverRead(folder: Path, network: Network, hanging: Later) -> None:
     """A disk that does not answer is given up; what it answers later has no effect, and the next reload is read."""
-    case, hanging, descriptors = Case(folder, network, START + TFTP), Later(), Descriptors()
+    case, descriptors = Case(folder, network, START + TFTP), Descriptors()
     case.write(START.replace("boot", "other") + "history: {path: history}\n" + TFTP)
     answers = awaited(case, hanging)
     network.advance(REREAD_TIMEOUT + 1)
@@ -821,6 +822,19 @@ def test_neverReadOften(folder: Path, network: Network, monkeypatch: pytest.Monk
     hanging.run()
     assert answers == [()]
     assert Client(network).finish() == BODY[::-1]
+
+
+def test_neverBegun(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reloads that were given up before a thread had time for them are not read when the disk answers again."""
+    case, hanging, begun = Case(folder, network, START + TFTP), Later(), list[object]()
+    prepare = case.server.prepareDisks
+    monkeypatch.setattr(case.server, "prepareDisks", lambda config: (begun.append(config), prepare(config))[1])
+    for _ in range(10):
+        awaited(case, hanging)
+        network.advance(REREAD_TIMEOUT + 1)
+    answers = awaited(case, hanging)
+    hanging.run()
+    assert (answers, len(begun), len(hanging.jobs)) == ([()], 1, 0)
 
 
 @pytest.mark.parametrize("fault", [ValueError, SystemExit, KeyboardInterrupt])

@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 from threading import Condition, Thread
 from typing import Generic, NoReturn, Protocol, TypeVar
 
-from twisted.internet.defer import Deferred, DeferredList, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, succeed
 from twisted.internet.interfaces import IReactorFromThreads, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -111,10 +111,27 @@ class WaitingRequests:
         @param discard: called with the result in that case.
         @raise Unanswered: too many requests wait for this disk.
         """
+        return self._begin(ask, discard, Deferred())
+
+    def call(self, thread: RunInThread, function: Callable[[], T], discard: Callable[[T], object]) -> Deferred[T]:
+        """
+        Call a function in a thread, as L{run}, unless nobody waits for its result any more when its turn comes.
+
+        @raise Unanswered: too many requests wait for this disk.
+        """
+        asked: Deferred[T] = Deferred()
+
+        def callWanted() -> T:
+            if asked.called:
+                raise CancelledError
+            return function()
+
+        return self._begin(partial(thread, callWanted), discard, asked)
+
+    def _begin(self, ask: Callable[[], Deferred[T]], discard: Callable[[T], object], asked: Deferred[T]) -> Deferred[T]:
         if self._count >= MOST_AWAITED:
             raise Unanswered(why=f"{MOST_AWAITED} requests wait for the disk of {self._path}")
         self._count += 1
-        asked: Deferred[T] = Deferred()
         ask().addBoth(self._answered, asked, discard)
         return asked
 

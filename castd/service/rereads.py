@@ -149,8 +149,8 @@ class Rereads:
             return
         server.watch.notifier.reloading()
         read = partial(self._readInThread, server.directoriesInUse())
-        # What is read after it was given up is not put in force: what was opened for that is closed.
-        reading = maybeDeferred(self._disk.run, partial(server.thread, read), lambda found: found[1].discard())
+        # What has begun when it is given up is not put in force: what was opened for that is closed.
+        reading = maybeDeferred(self._disk.call, server.thread, read, lambda found: found[1].discard())
         if not reading.called:
             reading.addTimeout(REREAD_TIMEOUT, server.site.reactor)
         putting = reading.addCallback(lambda found: Deferred.fromCoroutine(self._putInForce(*found)))

@@ -36,6 +36,14 @@ class Later:
             most -= 1
 
 
+class LateResults(Later):
+    """A thread that runs at once, whose results are there when it is told to run."""
+
+    def __call__(self, job: Callable[..., Any], *args: Any) -> Deferred[Any]:
+        found = maybeDeferred(job, *args)
+        return super().__call__(lambda: found)
+
+
 def result(asked: Any) -> Any:
     """Return the result of a Deferred that has fired, and what is no Deferred as it is; an error is raised."""
     if not isinstance(asked, Deferred):
