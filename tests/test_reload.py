@@ -28,6 +28,7 @@ from castd.files.chains import SourceChain
 from castd.files.content import Directory, DirectoryOptions
 from castd.files.regex import LinearRegex
 from castd.files.threads import DiskThreads
+from castd.observe.eventstore import Query
 from castd.observe.metrics import Counters
 from castd.packets import slam
 from castd.server.listener import Listener
@@ -572,6 +573,22 @@ def test_historyInTheThread(
         assert case.server.histories.path is None
     else:
         assert case.server.histories.path == str(folder / "history")
+
+
+def test_faultOnceInForce(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fault after the new history has come into force does not close it."""
+    case, found = Case(folder, network, START + TFTP), list[Any]()
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as broken:
+        broken.setattr(case.server.recorders, "use", fail)
+        faults = case.reload(START + "history: {path: history}\n" + TFTP)
+    assert faults == ("a fault of castd or of a plugin, see the log",)
+    assert case.server.histories.path == str(folder / "history")
+    case.server.histories.find(Query()).addBoth(found.append)
+    assert isinstance(found[0], list)
 
 
 def test_saidOnceInForce(

@@ -544,7 +544,9 @@ class Server(MultiService):
             PortChange(self.addresses, components.addresses).bind()
             undo.pop_all()
         self.logs.replace(outputs)
-        self.histories.replace(prepared.history, config)
+        # Whatever fails from here on, the history is in force: who discards what was prepared must not close it.
+        history, prepared.history = prepared.history, None
+        self.histories.replace(history, config)
         self.recorders.use(config)
         self.admin.replace(admin, config)
         self.admin.announce()
