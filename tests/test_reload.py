@@ -551,7 +551,7 @@ def test_historyInTheThread(
             return maybeDeferred(job)
         finally:
             inThread.pop()
-            if refused in ("stop", "upgrade"):
+            if asked and refused in ("stop", "upgrade"):
                 case.server.draining = True
                 case.server.stopping = refused == "stop"
 
@@ -566,7 +566,7 @@ def test_historyInTheThread(
     others = refused if ":" in refused else ""
     faults = case.reload(f"{START}{more}transports:\n  tftp: {{}}\n  {others}\n")
     assert bool(faults) == bool(refused)
-    assert asked == ([] if "prot" in refused else [("prepare", True), ("check", True)])
+    assert asked == ([] if "prot" in refused else [("check", True), ("prepare", True)])
     gc.collect()
     if refused:
         assert descriptors.left() == []
@@ -796,14 +796,25 @@ def test_upgradeMeanwhile(folder: Path, network: Network, monkeypatch: pytest.Mo
     assert answers == [()]
 
 
-@pytest.mark.parametrize("hanging", [Later(), LateResults()], ids=["before", "after"])
-def test_neverRead(folder: Path, network: Network, hanging: Later) -> None:
+@pytest.mark.parametrize(
+    ("hanging", "answered", "unable"),
+    [
+        (Later(), 0, "cannot be read"),
+        (LateResults(), 0, "cannot be read"),
+        (LateResults(), 1, "history or recorder cannot be used"),
+    ],
+    ids=["before", "reading", "history"],
+)
+def test_neverRead(folder: Path, network: Network, hanging: Later, answered: int, unable: str) -> None:
     """A disk that does not answer is given up; what it answers later has no effect, and the next reload is read."""
     case, descriptors = Case(folder, network, START + TFTP), Descriptors()
     case.write(START.replace("boot", "other") + "history: {path: history}\n" + TFTP)
     answers = awaited(case, hanging)
-    network.advance(REREAD_TIMEOUT + 1)
-    assert answers == [(f"{folder}/x.yaml: cannot be read: it has taken longer than 25 s",)]
+    network.advance(REREAD_TIMEOUT - 1)
+    hanging.run(answered)
+    assert (answers, (folder / "history").exists()) == ([], answered == 1)
+    network.advance(2)
+    assert answers == [(f"{folder}/x.yaml: {unable}: it has taken longer than 25 s",)]
     hanging.run()
     gc.collect()
     assert descriptors.left() == []
@@ -813,6 +824,33 @@ def test_neverRead(folder: Path, network: Network, hanging: Later) -> None:
     again.run()
     assert answers == [()]
     assert REREAD_TIMEOUT < CONNECTION_TIMEOUT < TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("refused", "aside"),
+    [
+        ("content: [{directory: {path: none}}]\ntransports: {tftp: {}}", False),
+        ("recorder: {directory: none}\ntransports: {tftp: {}}", True),
+        ("transports: {tftp: {}, a: {use: tftp, port: 71}}", True),
+    ],
+    ids=["content", "recorder", "port"],
+)
+def test_refusedWithAHistory(
+    folder: Path, network: Network, events: list[dict[str, Any]], refused: str, aside: bool
+) -> None:
+    """
+    Where what a file names cannot be made, its history is not opened: a damaged one would get another name.  Where that
+    comes out afterwards only, the name is told.
+    """
+    case, kept = Case(folder, network, START + TFTP), folder / "kept"
+    RecordingClient(case.host, 71)
+    kept.write_bytes(b"this is no database" * 100)
+    text = f"{refused}\nhistory: {{path: kept}}\n"
+    assert case.reload(("castd: 1\n" if "content" in refused else START) + text) != ()
+    assert kept.read_bytes().startswith(b"this is no database") != aside
+    told = [each["aside"] for each in events if each.get("event") == "put-aside"]
+    assert told == ([f"{kept}.unusable"] if aside else [])
+    assert case.server.histories.path is None
 
 
 def test_neverReadOften(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:

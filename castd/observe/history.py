@@ -193,14 +193,18 @@ class History:
 
     def tellOfFile(self) -> None:
         """Log that the store has put an unusable file aside, or cannot use its file yet, unless it is told already."""
-        aside, self.store.putAside = self.store.putAside, None
-        if aside is not None:
-            form = "{path} could not be used as a history, and is {aside} now"
-            _log.warn(form, event="put-aside", path=self.store.path, aside=aside)
+        self.tellPutAside()
         why, before, self._toldWhy = self.store.waitsFor, self._toldWhy, self.store.waitsFor
         if why is not None and why != before:
             form = "{path} is not written to, and the history is in memory until it can be: {why}"
             _log.warn(form, event="unused-history", path=self.store.path, why=why)
+
+    def tellPutAside(self) -> None:
+        """Log that the store has put an unusable file aside, unless it is told already."""
+        aside, self.store.putAside = self.store.putAside, None
+        if aside is not None:
+            form = "{path} could not be used as a history, and is {aside} now"
+            _log.warn(form, event="put-aside", path=self.store.path, aside=aside)
 
     def _written(self, _: None) -> None:
         self.tellOfFile()

@@ -4,12 +4,12 @@ Read the service file again for all who ask for it, and put it in force.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pydantic import BaseModel
 from twisted.internet.defer import Deferred, TimeoutError, maybeDeferred
@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 
 from castd.config.config import Config
 from castd.config.plugin import Collected
-from castd.errors import ConfigError, Unanswered, firstFaults
+from castd.errors import ConfigError, Unanswered, Unavailable, firstFaults
 from castd.files.content import Directory
 from castd.files.threads import RunInThread, WaitingRequests
 from castd.files.uploads import UploadDirectory
@@ -27,9 +27,12 @@ from castd.observe.history import History
 from castd.observe.sdnotify import ServiceWatch
 from castd.service.build import Components, ServiceFileRead, readInThread
 
+T = TypeVar("T")
+
 _log = Logger(namespace="castd")
 
-#: A reload that takes so many seconds to read the service file is given up; C{castd reload} waits a little longer.
+#: A reload that takes so many seconds to read the service file and to open its history is given up; C{castd reload}
+#: waits a little longer.
 REREAD_TIMEOUT = 25.0
 
 
@@ -59,9 +62,10 @@ class PreparedDisks:
             raise fault
 
     def discard(self) -> None:
-        """Close what was opened: the file does not come into force."""
+        """Close what was opened, as the file does not come into force, and log what has another name since."""
         history, self.history = self.history, None
         if history is not None:
+            history.tellPutAside()
             history.store.close()
 
 
@@ -115,9 +119,9 @@ class Rereads:
     """
     Reads the service file of a server again, once at a time.
 
-    It is read and checked in a thread, which also opens what the file needs of disks: a large file takes seconds, and
-    a disk may not answer.  What it names is made
-    in slices: thousands of transports, templates and rules take seconds as well.
+    It is read and checked in a thread: a large file takes seconds, and a disk may not answer.  What it names is made in
+    slices: thousands of transports, templates and rules take seconds as well.  Only then what the file needs of other
+    disks is opened, in a thread again.
     """
 
     def __init__(self, server: Reloadable, collected: Collected) -> None:
@@ -148,36 +152,23 @@ class Rereads:
             self._done((why,), asked)
             return
         server.watch.notifier.reloading()
-        read = partial(self._readInThread, server.directoriesInUse())
-        # What has begun when it is given up is not put in force: what was opened for that is closed.
-        reading = maybeDeferred(self._disk.call, server.thread, read, lambda found: found[1].discard())
-        if not reading.called:
-            reading.addTimeout(REREAD_TIMEOUT, server.site.reactor)
-        putting = reading.addCallback(lambda found: Deferred.fromCoroutine(self._putInForce(*found)))
-        putting.addErrback(self._faults).addCallback(self._ended, asked)
+        until = server.site.reactor.seconds() + REREAD_TIMEOUT
+        Deferred.fromCoroutine(self._reread(until)).addErrback(self._faults).addCallback(self._ended, asked)
 
-    def _readInThread(
-        self, inUse: Mapping[BaseModel, Directory | UploadDirectory]
-    ) -> tuple[ServiceFileRead, PreparedDisks]:
-        file = readInThread(self._server.file, self._collected, inUse, self._server.site.reactor.seconds)
-        return file, self._server.prepareDisks(file.config)
+    async def _reread(self, until: float) -> tuple[str, ...]:
+        """
+        Read the file, make what it names, and put it in force.  -> why not.
 
-    async def _putInForce(self, file: ServiceFileRead, prepared: PreparedDisks) -> tuple[str, ...]:
-        with ExitStack() as undo:
-            undo.callback(prepared.discard)
-            why = await self._make(file, prepared)
-            if why is None:
-                undo.pop_all()
-        if why is not None:
-            return (why,)
-        _log.info("{file} is in force", event="reloaded", file=str(self._server.file))
-        return ()
+        The history comes last: to open it may give the file in its place another name.
 
-    async def _make(self, file: ServiceFileRead, prepared: PreparedDisks) -> str | None:
-        """Make what a service file names, and put it in force.  -> why not."""
+        @param until: the instant at which a disk is given up.
+        """
         server = self._server
+        inUse, seconds = server.directoriesInUse(), server.site.reactor.seconds
+        read = partial(readInThread, server.file, self._collected, inUse, seconds)
+        file = await self._inThread(read, lambda _: None, until, "cannot be read")
         if (why := server.refusesReload()) is not None:
-            return why
+            return (why,)
         pause = server.site.slices.pauses()
         components, steps = server.beginReload(file)
         for _ in steps:
@@ -185,19 +176,47 @@ class Rereads:
                 await waiting
                 # A stop or an upgrade may have begun meanwhile: it is not held up by what is not made yet.
                 if (why := server.refusesReload()) is not None:
-                    return why
-        server.reload(components, prepared)
-        return None
+                    return (why,)
+        prepare = partial(server.prepareDisks, file.config)
+        # What has begun when it is given up is not put in force: what was opened for that is closed.
+        prepared = await self._inThread(prepare, PreparedDisks.discard, until, "history or recorder cannot be used")
+        with ExitStack() as undo:
+            undo.callback(prepared.discard)
+            if (why := server.refusesReload()) is not None:
+                return (why,)
+            server.reload(components, prepared)
+            undo.pop_all()
+        _log.info("{file} is in force", event="reloaded", file=str(server.file))
+        return ()
+
+    def _inThread(
+        self, function: Callable[[], T], discard: Callable[[T], object], until: float, unable: str
+    ) -> Deferred[T]:
+        """
+        Call a function in the thread.
+
+        @return: fails with L{Unavailable}, and this text, if no thread can do that, or none has at that instant.
+        """
+        calling = maybeDeferred(self._disk.call, self._server.thread, function, discard)
+        if not calling.called:
+            reactor = self._server.site.reactor
+            calling.addTimeout(max(0.0, until - reactor.seconds()), reactor)
+        return calling.addErrback(self._unable, unable)
+
+    def _unable(self, failure: Failure, unable: str) -> Failure:
+        if isinstance(failure.value, BlockingIOError):
+            why = failure.value.strerror
+        elif failure.check(TimeoutError):
+            why = f"it has taken longer than {REREAD_TIMEOUT:.0f} s"
+        elif failure.check(Unanswered):
+            why = str(failure.value)
+        else:
+            return failure
+        return Failure(Unavailable(f"{self._server.file}: {unable}: {why}"))
 
     def _faults(self, failure: Failure) -> tuple[str, ...]:
         if isinstance(failure.value, ConfigError):
             return firstFaults(failure.value.faults)
-        if isinstance(failure.value, BlockingIOError):
-            return (f"{self._server.file}: cannot be read: {failure.value.strerror}",)
-        if failure.check(TimeoutError):
-            return (f"{self._server.file}: cannot be read: it has taken longer than {REREAD_TIMEOUT:.0f} s",)
-        if isinstance(failure.value, Unanswered):
-            return (f"{self._server.file}: cannot be read: {failure.value}",)
         _log.failure("a reload failed", failure, event="fault")
         return ("a fault of castd or of a plugin, see the log",)
 

@@ -514,13 +514,11 @@ class Server(MultiService):
     def prepareDisks(self, config: Config) -> PreparedDisks:
         """As L{Reloadable.prepareDisks<castd.service.rereads.Reloadable.prepareDisks>}."""
         prepared = PreparedDisks()
-        with ExitStack() as undo:
-            undo.callback(prepared.discard)
-            with prepared.noting():
-                prepared.history = self.histories.prepare(config)
-            with prepared.noting():
-                self.recorders.check(config)
-            undo.pop_all()
+        # The history last: a fault of castd here leaves none open.
+        with prepared.noting():
+            self.recorders.check(config)
+        with prepared.noting():
+            prepared.history = self.histories.prepare(config)
         return prepared
 
     def reload(self, components: Components, prepared: PreparedDisks | None = None) -> None:
