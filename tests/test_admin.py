@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import pytest
@@ -456,6 +456,8 @@ def test_anyQuestion(tmp_path: Path) -> None:
     @example("history", set(), {"limit": 1 << 70})
     @example("history", set(), {"address": "\ud800"})
     @example("explain", set(right), {"options": [{"a=": 1}]})
+    @example("explain", set(right), {"name": "\ud800"})
+    @example("explain", set(right), {"mode": "\u20ac"})
     @example("record", set(), {"since": 10**400})
     def ask(command: str, some: set[str], other: dict[str, object]) -> None:
         about = {**{key: right[key] for key in some}, **other}
@@ -472,6 +474,23 @@ def test_anyQuestion(tmp_path: Path) -> None:
         ask()
     assert [event for event in events if event.get("event") == "fault"] == []
     case.server.stopService()
+
+
+@pytest.mark.parametrize(
+    "fault", [ValueError("no"), UnicodeEncodeError("ascii", "é", 0, 1, "no"), json.JSONDecodeError("no", "", 0)]
+)
+def test_faultWhileAnswering(fault: ValueError) -> None:
+    """What castd itself does wrong while it answers is told as its fault, and logged with its traceback."""
+    events = list[LogEvent]()
+
+    def answer(_: object) -> NoReturn:
+        raise fault
+
+    link = connected(ControlFactory(Clock(), {"status": answer}, Slices(Clock())))
+    with observed(events.append):
+        link.protocol.dataReceived(b'{"do": "status"}\n')
+    assert json.loads(link.value()) == {"error": "a fault of castd, see its log"}
+    assert [event["log_failure"].value for event in events if event.get("event") == "fault"] == [fault]
 
 
 def page32() -> tuple[Any, bytes, int, list[Deferred[object]]]:

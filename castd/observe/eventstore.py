@@ -120,6 +120,10 @@ class Found(TypedDict):
     fields: dict[str, object]
 
 
+class WrongQuestion(ValueError):
+    """A question at the control socket cannot be answered; the text, for who has asked it, says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """
@@ -147,14 +151,14 @@ class Query:
         """
         Read the question of a control connection; what is not in it is not asked for.
 
-        @raise ValueError: a value is none that can be asked for.
+        @raise WrongQuestion: a value is none that can be asked for.
         """
         since, limit = _asked(question, "since", float, int), _asked(question, "limit", int)
         # SQLite has no larger numbers, and takes a limit below 0 for none.
         if since is not None and not abs(since) <= _LARGEST_ID:
-            raise ValueError(f"since: {since} cannot be asked for")
+            raise WrongQuestion(f"since: {since} cannot be asked for")
         if limit is not None and not 1 <= limit <= _LARGEST_ID:
-            raise ValueError(f"limit: {limit} cannot be asked for")
+            raise WrongQuestion(f"limit: {limit} cannot be asked for")
         return cls(
             address=_asked(question, "address", str),
             name=_asked(question, "name", str),
@@ -169,7 +173,7 @@ def _asked(question: Mapping[str, object], key: str, *kinds: type[_Value]) -> _V
     value = question.get(key)
     if value is None or (isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool))):
         return value
-    raise ValueError(f"{key}: {value} cannot be asked for")
+    raise WrongQuestion(f"{key}: {value} cannot be asked for")
 
 
 def globEscape(name: str) -> str:

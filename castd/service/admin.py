@@ -39,6 +39,7 @@ from castd.files.private import clearSocket
 from castd.files.threads import RunInThread, whenAll
 from castd.net.connections import ConnectionLimit
 from castd.observe.encoding import encodeJson
+from castd.observe.eventstore import WrongQuestion
 from castd.observe.report import Reporter, Sources
 from castd.service.endpoints import LONGEST_PATH, metricsEndpoint
 from castd.slices import Slices
@@ -51,8 +52,8 @@ _log = Logger(namespace="castd")
 
 #: A question at the control socket: the command as C{do}, and what it is about.
 Question: TypeAlias = Mapping[str, object]
-#: Answers a command of the control socket: returns a value that JSON can hold, or a Deferred of one; raises ValueError,
-#: before it has begun to answer, if the question is wrong.
+#: Answers a command of the control socket: returns a value that JSON can hold, or a Deferred of one; raises
+#: L{WrongQuestion} before it has begun to answer.
 Answer: TypeAlias = Callable[[Question], object]
 
 #: The most connections to the control socket at once; beyond, the oldest that asks nothing leaves for the next one.
@@ -394,7 +395,7 @@ class ControlConnection(LineOnlyReceiver):
         """Answer a question; a wrong one is a mistake of who has asked it, and no fault of castd."""
         try:
             return answer(question)
-        except ValueError as error:
+        except WrongQuestion as error:
             return {"error": str(error)}
 
     def _failed(self, failure: Failure) -> str:

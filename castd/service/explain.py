@@ -32,6 +32,7 @@ from castd.group_pool import BorrowedGroups, OpenContext
 from castd.interfaces import IContent, IContentSource, IExplainedDialect, ITransferHalf, IWindowHalf, IWire
 from castd.machines.known import KnownMachine
 from castd.networks import isMany
+from castd.observe.eventstore import WrongQuestion
 from castd.observe.report import FailureReport
 from castd.options import HostPort, endpoint
 from castd.packets.options import KNOWN
@@ -140,21 +141,21 @@ class DryRequest:
         """
         Read a request from plain data, as it comes by the control socket.
 
-        @raise ValueError: it is none that a client could send.
+        @raise WrongQuestion: it is none that a client could send.
         """
         client, name, mode = (_text(question, key) for key in ("client", "name", "mode"))
         given = question.get("options", [])
         if not isinstance(given, list):
-            raise ValueError("options: a list of texts such as blksize=1468 is expected")
+            raise WrongQuestion("options: a list of texts such as blksize=1468 is expected")
         options = []
         for each in given:
             option, equals, value = str(each).partition("=")
             if not isinstance(each, str) or not (equals and option) or not each.isascii() or "\0" in each:
-                raise ValueError(f"options: {names.printable(str(each))} is not NAME=VALUE")
+                raise WrongQuestion(f"options: {names.printable(str(each))} is not NAME=VALUE")
             options.append((option, value))
         to = question.get("to")
         if "\0" in name or "\0" in mode:
-            raise ValueError("name: no request can carry a NUL in it")
+            raise WrongQuestion("name: no request can carry a NUL in it")
         place = None if to is None else _askedAddress(to)
         return cls(_clientAddress(client), name, bool(question.get("write")), mode or "octet", tuple(options), place)
 
@@ -162,36 +163,39 @@ class DryRequest:
         """
         Return the request as it would come.
 
-        @raise ValueError: it cannot be written.
+        @raise WrongQuestion: it cannot be written.
         """
-        return buildRequest(TftpRequest(self.write, self.name, self.mode, self.options))
+        try:
+            return buildRequest(TftpRequest(self.write, self.name, self.mode, self.options))
+        except UnicodeError as error:
+            raise WrongQuestion(f"name or mode: no request can carry it: {error}") from None
 
 
 def _askedAddress(text: object) -> HostPort:
-    """@raise ValueError: it is not the address and port of a server."""
+    """@raise WrongQuestion: it is not the address and port of a server."""
     try:
         return endpoint(text)
     except ValueError:
         shown = names.printable(str(text))
-        raise ValueError(f"to: {shown} is not an address and a port, such as 10.0.0.5:69") from None
+        raise WrongQuestion(f"to: {shown} is not an address and a port, such as 10.0.0.5:69") from None
 
 
 def _clientAddress(text: str) -> str:
-    """@raise ValueError: it is not the address of one machine."""
+    """@raise WrongQuestion: it is not the address of one machine."""
     plain, percent, zone = text.partition("%")
     try:
         address = str(ip_address(plain))
     except ValueError:
-        raise ValueError(f"client: {names.printable(text)!r} is not an IP address, such as 10.0.0.5") from None
+        raise WrongQuestion(f"client: {names.printable(text)!r} is not an IP address, such as 10.0.0.5") from None
     if isMany(address, ()):
-        raise ValueError(f"client: {address} is the address of many machines: its requests get no answer")
+        raise WrongQuestion(f"client: {address} is the address of many machines: its requests get no answer")
     return f"{address}{percent}{zone}"
 
 
 def _text(question: Mapping[str, object], key: str) -> str:
     value = question.get(key, "")
     if not isinstance(value, str):
-        raise ValueError(f"{key}: text is expected")
+        raise WrongQuestion(f"{key}: text is expected")
     return value
 
 

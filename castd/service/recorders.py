@@ -26,6 +26,7 @@ from castd.errors import Unavailable, reasonOf
 from castd.files.permission import writeFault
 from castd.files.threads import RunInThread, allWithin
 from castd.observe.captures import CaptureFolder, CaptureRate, captureName
+from castd.observe.eventstore import WrongQuestion
 from castd.observe.format import asMessage
 from castd.observe.history import isFailure
 from castd.packets.pcapng import Captured, section
@@ -169,13 +170,13 @@ class Recorders:
         Return the last packets of the transfers under way that are asked for; after C{seconds}, if they are named, and
         then also those of transfers that have ended meanwhile.
 
-        @raise ValueError: no packets are kept, or the question cannot be read.
+        @raise WrongQuestion: no packets are kept, or the question cannot be read.
         """
         if self._folder is None:
-            raise ValueError("no packets are kept: name a folder in the service file, recorder: {directory: …}")
+            raise WrongQuestion("no packets are kept: name a folder in the service file, recorder: {directory: …}")
         selection, seconds = _selection(question), question.get("seconds", 0)
         if not isinstance(seconds, int | float) or not 0 <= seconds <= LONGEST:
-            raise ValueError(f"seconds: between 0 and {LONGEST:.0f}")
+            raise WrongQuestion(f"seconds: between 0 and {LONGEST:.0f}")
         if not seconds:
             return succeed(None).addCallback(lambda _: self._take(selection))
         self._recorder.wait()
@@ -206,14 +207,14 @@ def _answerOf(taken: Taken, now: float, offset: float) -> RecordAnswer:
 
 
 def _selection(question: Question) -> Selection:
-    """@raise ValueError: it asks for what there is not."""
+    """@raise WrongQuestion: it asks for what there is not."""
     address, name = question.get("client"), question.get("name")
     since = question.get("since")
     for key, value in (("client", address), ("name", name)):
         if value is not None and not isinstance(value, str):
-            raise ValueError(f"{key}: {value} cannot be asked for")
+            raise WrongQuestion(f"{key}: {value} cannot be asked for")
     if since is not None and not (isinstance(since, int | float) and abs(since) <= sys.maxsize):
-        raise ValueError(f"since: {since} is no instant")
+        raise WrongQuestion(f"since: {since} is no instant")
     return Selection(
         None if address is None else str(address),
         None if name is None else str(name),

@@ -410,7 +410,7 @@ class Server(MultiService):
         """
         Answer C{castd history}.
 
-        @raise ValueError: the question names what a L{Query} does not have.
+        @raise WrongQuestion: the question names what a L{Query} does not have.
         """
         return self.histories.find(Query.read(question)).addCallback(lambda found: {"entries": found})
 
@@ -418,7 +418,7 @@ class Server(MultiService):
         """
         Answer C{castd explain --running}.
 
-        @raise ValueError: no client could send the request in question.
+        @raise WrongQuestion: no client could send the request in question.
         """
         asked = DryRequest.read(question)
         asked.datagram()
