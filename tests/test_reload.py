@@ -575,6 +575,23 @@ def test_historyInTheThread(
         assert case.server.histories.path == str(folder / "history")
 
 
+def test_allDisks(folder: Path, network: Network, events: list[dict[str, Any]]) -> None:
+    """Where neither the history nor the recorder can be used both are told, by a reload and by a start."""
+    case, descriptors = Case(folder, network, START + TFTP), Descriptors()
+    text = START + "history: {path: none/history}\nrecorder: {directory: none}\n" + TFTP
+    reloaded = case.reload(text)
+    assert sorted(each.split(": ")[1] for each in reloaded) == ["history.path", "recorder.directory"]
+    with pytest.raises(ConfigError) as refused:
+        Case(folder, Network(), text)
+    assert set(refused.value.faults) == set(reloaded)
+    # What could be opened beside what could not is closed.
+    with pytest.raises(ConfigError):
+        Case(folder, Network(), text.replace("none/history", "history"))
+    gc.collect()
+    assert (folder / "history").exists()
+    assert not [each for each in descriptors.left() if "history" in each]
+
+
 def test_faultOnceInForce(folder: Path, network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     """A fault after the new history has come into force does not close it."""
     case, found = Case(folder, network, START + TFTP), list[Any]()

@@ -46,20 +46,23 @@ class PreparedDisks:
     """
 
     history: History | None = None
-    faults: list[ConfigError] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """Return a context whose ConfigError is kept for L{raiseFault}: others come first, such as of ports."""
+        """
+        Return a context whose ConfigError is kept for L{raiseFaults}: of the admin ports and the log files it is told
+        first, of the ports of transports last.
+        """
         try:
             yield
         except ConfigError as error:
-            self.faults.append(error)
+            self.faults += error.faults
 
-    def raiseFault(self) -> None:
-        """@raise ConfigError: something cannot be used."""
-        for fault in self.faults:
-            raise fault
+    def raiseFaults(self) -> None:
+        """@raise Unavailable: something cannot be used; with all faults."""
+        if self.faults:
+            raise Unavailable(*self.faults)
 
     def discard(self) -> None:
         """Close what was opened, as the file does not come into force, and log what has another name since."""

@@ -178,10 +178,15 @@ class Server(MultiService):
         file behind.
         """
         self.logs.clock = self.site.reactor
+        faults: list[str] = []
         with self.asEffectiveUser():
-            self.logs.open(self.config)
-            self.histories.open(self.config)
-            self.recorders.open(self.config)
+            for opened in (self.logs, self.histories, self.recorders):
+                try:
+                    opened.open(self.config)
+                except ConfigError as error:
+                    faults += error.faults
+        if faults:
+            raise Unavailable(*faults)
         self._observe()
 
     def _observe(self) -> None:
@@ -538,7 +543,7 @@ class Server(MultiService):
             undo.callback(outputs.close)
             prepared = self.prepareDisks(config) if prepared is None else prepared
             undo.callback(prepared.discard)
-            prepared.raiseFault()
+            prepared.raiseFaults()
             PortChange(self.addresses, components.addresses).bind()
             undo.pop_all()
         self.logs.replace(outputs)
