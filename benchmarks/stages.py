@@ -236,7 +236,6 @@ FUNCTIONS = {
     "server/fastpath:FastPath._sendPredicted": SENT,
     "server/fastpath:FastPath.chunk": LAID,
     "server/listener:Listener._checkDrained": CLOSED,
-    "server/listener:Listener._ended": CLOSED,
     "server/listener:Listener._found": BEGUN,
     "server/listener:Listener._lookUp": FILE,
     "server/listener:Listener.castClosed": CLOSED,

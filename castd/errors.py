@@ -183,3 +183,7 @@ class ContentChanged(Refused):
     """The file has become shorter, was written anew in its place, or could not be read, while it was being sent."""
 
     text = "File changed while it was being sent"
+
+
+class WrongQuestion(ValueError):
+    """A question at the control socket cannot be answered; the text, for who has asked it, says why."""

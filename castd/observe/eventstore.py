@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypedDict, TypeVar
 from urllib.parse import quote
 
+from castd.errors import WrongQuestion
 from castd.files.private import checkBeside, openOwn
 from castd.machines.known import plainAddress, validMac
 from castd.observe.format import asMessage, showInstant
@@ -118,10 +119,6 @@ class Found(TypedDict):
     times: int
     message: str
     fields: dict[str, object]
-
-
-class WrongQuestion(ValueError):
-    """A question at the control socket cannot be answered; the text, for who has asked it, says why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,12 +34,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from castd.config.config import Config
-from castd.errors import ConfigError, Unavailable, reasonOf
+from castd.errors import ConfigError, Unavailable, WrongQuestion, reasonOf
 from castd.files.private import clearSocket
 from castd.files.threads import RunInThread, whenAll
 from castd.net.connections import ConnectionLimit
 from castd.observe.encoding import encodeJson
-from castd.observe.eventstore import WrongQuestion
 from castd.observe.report import Reporter, Sources
 from castd.service.endpoints import LONGEST_PATH, metricsEndpoint
 from castd.slices import Slices

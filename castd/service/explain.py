@@ -21,7 +21,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from castd.config.config import Config, Entry
-from castd.errors import Busy, Declined, Refused, Unanswered, WireError
+from castd.errors import Busy, Declined, Refused, Unanswered, WireError, WrongQuestion
 from castd.files import names
 from castd.files.access import Rule, Rules
 from castd.files.chains import SinkChain
@@ -32,7 +32,6 @@ from castd.group_pool import BorrowedGroups, OpenContext
 from castd.interfaces import IContent, IContentSource, IExplainedDialect, ITransferHalf, IWindowHalf, IWire
 from castd.machines.known import KnownMachine
 from castd.networks import isMany
-from castd.observe.eventstore import WrongQuestion
 from castd.observe.report import FailureReport
 from castd.options import HostPort, endpoint
 from castd.packets.options import KNOWN

@@ -22,11 +22,10 @@ from zope.interface import implementer
 
 from castd import __version__
 from castd.config.config import Config
-from castd.errors import Unavailable, reasonOf
+from castd.errors import Unavailable, WrongQuestion, reasonOf
 from castd.files.permission import writeFault
 from castd.files.threads import RunInThread, allWithin
 from castd.observe.captures import CaptureFolder, CaptureRate, captureName
-from castd.observe.eventstore import WrongQuestion
 from castd.observe.format import asMessage
 from castd.observe.history import isFailure
 from castd.packets.pcapng import Captured, section
