@@ -1,9 +1,9 @@
 """
 Defines the exceptions of castd, by the party at fault.
 
-L{ConfigError} is a fault of the operator, L{WireError} a fault of the peer, L{Refused} the server's refusal of a
-readable request.  Every other exception while a datagram is served is a bug: it is logged with its traceback and ends
-one cast, never the server.
+L{ConfigError} and L{WrongQuestion} are faults of the operator, L{WireError} is a fault of the peer, L{Refused} the
+server's refusal of a readable request.  Every other exception while a datagram is served is a bug: it is logged with
+its traceback and ends one cast, never the server.
 """
 
 from __future__ import annotations
