@@ -36,7 +36,7 @@ from castd.outcomes import MEANING
 from castd.packets import tftp as packets
 from castd.plugins import castd_stock
 from castd.proxydhcp import limits
-from castd.server import blockcache, cast_protocol, listener, sessions, upload_protocol, waiting_writes
+from castd.server import blockcache, cast_protocol, listener, sessions, waiting_writes
 from castd.service import rereads
 from castd.service.service import kinds
 from castd.testing import Network, memorySite
@@ -158,7 +158,6 @@ FIGURES = [
     ("docs/transports/tftp.md", "up to {} octets here", packets.LARGEST_REQUEST),
     ("docs/transports/tftp.md", "has brought nothing for {:g} s", file_upload.SILENT_FOR),
     ("docs/transports/tftp.md", "castd waits {:g} s for the next answer", listener.COPY_WAIT),
-    ("docs/transports/tftp.md", "stored its file within {:g} s", upload_protocol.LATE_COPY),
     ("docs/security.md", "| {}, then the oldest is begun; ", waiting_writes.MOST_WRITES),
     ("docs/security.md", "oldest is begun; {}, and one more", waiting_writes.MOST_BEGINNING),
     ("docs/security.md", "and one more each {:g} ms", waiting_writes.BEGINNING_WAIT * 1000),

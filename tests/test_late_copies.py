@@ -13,7 +13,6 @@ from castd.cast.turn import Turn
 from castd.net.timers import MOST_EXPIRED
 from castd.packets.tftp import Ack, Oack, buildData, parse
 from castd.request import Local, Peer
-from castd.server.upload_protocol import LATE_COPY
 from castd.testing import Network, RecordingClient, pattern
 from tests.support.clients.tftp import HABITS, HPA, PLAIN, Habit, Simulated, ackedTo, data, hear, rrq, say, wrq
 from tests.support.log import observed
@@ -221,33 +220,6 @@ def test_anUpload(single: bool, windowsize: int) -> None:
         assert stage.site.files == {"up": content}
         assert outcomes(stage) == ["done"]
         assert stage.site.dropped["copies"] == 1
-
-
-@pytest.mark.parametrize("single", [False, True], ids=["own port", "single port"])
-def test_anUploadThatIsStored(single: bool) -> None:
-    """
-    A copy of the request that is read soon after the file was stored begins no upload, which nobody would continue, and
-    is not refused as the file exists; later it is a new upload.
-    """
-    with TftpStage({}, uploads=True, options={"singlePort": single}) as stage:
-        client, _, tid = stage.ask(wrq())
-        client.send(buildData(1, b"first"), tid)
-        assert hear(client) == Ack(1)
-        again(stage, client, wrq())
-        stage.network.advance(LATE_COPY - 0.1)
-        assert {parse(each.datagram) for each in client.take()} == {Ack(1)}
-        assert len(stage.casts()) == stage.site.dropped["copies"] == 1
-        stage.network.advance(0.2)
-        client.take()
-        assert stage.site.files.pop("up") == b"first"  # this sink replaces none
-        _, packet, tid = stage.ask(wrq(), client)
-        assert packet == Ack(0)
-        client.send(buildData(1, b"second"), tid)
-        assert hear(client) == Ack(1)
-        stage.network.advance(10)
-        assert stage.site.files == {"up": b"second"}
-        assert outcomes(stage) == ["done", "done"]
-        stage.over()
 
 
 @pytest.mark.slow

@@ -20,7 +20,6 @@ from castd.errors import Exists, Full
 from castd.packets.tftp import Error, TftpRequest, buildAck, buildData, buildError, buildRequest, parse
 from castd.receive.options import RequestedOptions
 from castd.receive.upload import UploadReceiver
-from castd.server.upload_protocol import LATE_COPY
 from castd.testing import MemorySink, Network, RecordingClient, memorySite, pattern
 from castd.testing.content import MemoryUpload
 from tests.support.link import summary
@@ -327,8 +326,7 @@ class TestRestart:
         """A file that is complete stays so when its client begins another write while the server dallies."""
         site = Site(MemorySink({}, policy="overwrite"))
         site.client.send(buildData(1, b"all"), site.ask())
-        # Sooner its request would be taken for a copy of the first one.
-        site.network.advance(LATE_COPY + 0.1)
+        site.network.advance(0.1)
         site.client.take()
         with logged() as events:
             second = site.ask()

@@ -47,9 +47,6 @@ STORE_TIMEOUT = 60.0
 #: Datagrams of a client that are kept while its upload waits for the disk, or a window if that has more; beyond that
 #: they count as lost.
 MOST_KEPT = 128
-#: How long after an upload was begun a copy of its request may come, though the file is stored: the client has sent it
-#: before it had the answer, and it has waited in a socket.  Seconds.
-LATE_COPY = 1.0
 #: Beginning and octets of the datagram that the half expects, if L{IPredictingHalf.expected} has none: no datagram.
 NOT_EXPECTED = (b"", -1)
 
@@ -237,13 +234,8 @@ class UploadProtocol(HalfProtocol):
         return self.blocks, self.blocks
 
     def awaitsNothing(self) -> bool:
-        """
-        Return whether the client cannot go on now: the disk is waited for; or the file was stored soon after its
-        request, which was repeated before the answer came, perhaps.
-        """
-        if self._committedAt is not None:
-            return self._seconds() < self.opened + LATE_COPY
-        return self._waitsSince is not None
+        """Return whether the client cannot go on now: the disk is waited for."""
+        return self._committedAt is None and self._waitsSince is not None
 
     def readArrived(self) -> None:
         """Receive what has arrived at the port of the upload."""

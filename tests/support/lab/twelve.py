@@ -123,7 +123,9 @@ FAULTS = {
         ("tsize=20000", "blksize=1468"),
     ),
     "full": Fault("full", "too little space left|No space left", "make room", "full.img", write=True),
-    "changed": Fault("changed", "the file was cut", "by renaming", "changed.img"),
+    "changed": Fault(
+        "changed", "the file could not be sent to its end as it was: the file shrank", "by renaming", "changed.img"
+    ),
 }
 """The twelve, by the names of their hosts."""
 
