@@ -95,7 +95,8 @@ def test_vanishedRoot(tmp_path: Path) -> None:
     into = Peer(castd.port, "new", DATA)
     served([into])
     assert (into.error, (root / "new").read_bytes()) == (b"", DATA)
-    assert castd.descriptors() <= held + 4 + 2 * FIRST_STOCK, "but for the ports that are kept for the next transfers"
+    # But for the ports that are kept for the next transfers; a thread may still be closing what the upload had open.
+    eventually(lambda: castd.descriptors() <= held + 4 + 2 * FIRST_STOCK, "descriptors to be given back", 20)
     castd.end()
 
 
