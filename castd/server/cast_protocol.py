@@ -365,7 +365,7 @@ class CastProtocol(FastPath):
         state, sent = cast.peerState(peer), cast.highestSent
         return sent + 1 if state is None or state.serving is None else state.serving.start, sent
 
-    def awaitsNothing(self) -> bool:
+    def clientWaits(self) -> bool:
         """Return whether the only receiver cannot go on now: its blocks are being read from a slow disk."""
         return bool(self._awaited)
 

@@ -383,7 +383,7 @@ class Listener(DatagramProtocol):
         if not session.begunBy(request) or (isinstance(session, CastProtocol) and session.group is not None):
             # Whoever is in a group asks again when it hears nothing of it.
             return False
-        if session.awaitsNothing():
+        if session.clientWaits():
             # A client that has restarted asks again.
             self.drop(outcomes.COPIES)
             return True

@@ -233,7 +233,7 @@ class UploadProtocol(HalfProtocol):
         """Return how many blocks have come, and were acknowledged."""
         return self.blocks, self.blocks
 
-    def awaitsNothing(self) -> bool:
+    def clientWaits(self) -> bool:
         """Return whether the client cannot go on now: the disk is waited for."""
         return self._committedAt is None and self._waitsSince is not None
 
