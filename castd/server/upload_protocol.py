@@ -235,7 +235,7 @@ class UploadProtocol(HalfProtocol):
 
     def clientWaits(self) -> bool:
         """Return whether the client cannot go on now: the disk is waited for."""
-        return self._committedAt is None and self._waitsSince is not None
+        return self._waitsSince is not None
 
     def readArrived(self) -> None:
         """Receive what has arrived at the port of the upload."""
