@@ -50,7 +50,7 @@ class MachineTable:
         #: By the number of the file, the first one first.
         self._leases: dict[int, Mapping[str, Lease]] = {}
 
-    def without(self) -> MachineTable:
+    def onlyHeard(self) -> MachineTable:
         """Return a table with what machines have said, but without neighbours and leases."""
         fresh = MachineTable(self._most)
         fresh.adopt(self.heard())

@@ -158,7 +158,7 @@ class Machines:
             return
         self._options = options
         # What is still being read by the former readings is stored nowhere.
-        table = self.table = self.table.without()
+        table = self.table = self.table.onlyHeard()
         readings: list[Reading[Mapping[str, str]] | Reading[Mapping[str, Lease]]] = []
         if options.neighbours:
             what = "the kernel's table of neighbours"
